@@ -1,0 +1,1 @@
+"""Reading, checking and preparing recordings in FPHA's layout."""

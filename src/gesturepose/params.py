@@ -1,0 +1,320 @@
+"""Typed settings: params.yaml holds the values, this file their types, ranges and meaning.
+
+Unknown, missing and ill-typed keys are refused with the key, the file, the line and the nearest valid name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import MarkedYAMLError
+
+from gesturepose.errors import InputError
+
+PARAMS_FILE = Path("params.yaml")
+SYNTHETIC_ROOT = "data/synthetic"  # the one folder that the generate stage owns
+HEATMAP_STRIDE = 4  # crop px per heatmap px: the trunk's stride 32 and three doublings
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0.0, le=1.0)]
+Stream = Literal["zero", "first_slow", "first_fast", "second_slow", "second_fast"]
+STREAMS: tuple[Stream, ...] = ("zero", "first_slow", "first_fast", "second_slow", "second_fast")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class DataSettings(_Section):
+    """Which recordings, and how they divide into train, validation and test."""
+
+    root: str
+    protocol: Literal["official", "leave_one_person_out", "pose_cross_subject"]
+    held_out_subject: Annotated[int, Field(ge=1, le=6)]
+    validation: Annotated[float, Field(ge=0.0, lt=1.0)]
+    split_seed: int
+    allow_missing: bool
+    exclude: tuple[str, ...]
+
+
+class GenerateSettings(_Section):
+    """The synthetic dataset; `sets` is empty where the data is real."""
+
+    sets: Annotated[tuple[Literal["synthetic"], ...], Field(max_length=1)]
+    size: Literal["test", "demo", "full"]
+    image_width: Annotated[int, Field(ge=160, le=1920, multiple_of=16)]
+    seed: Annotated[int, Field(ge=0)]
+
+
+class PrepareSettings(_Section):
+    """Hand-centred square crops, packed once."""
+
+    image_size: Annotated[int, Field(ge=32, multiple_of=32)]
+    crop: Literal["clip", "frame"]
+    box_margin: Annotated[float, Field(ge=1.0, le=4.0)]
+    max_unreadable: Share
+
+
+class NetworkSettings(_Section):
+    """The network of Sec. 3; every row of Tables 1, 3 and 4 is a combination of these."""
+
+    backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+    weights: Annotated[str, Field(min_length=1)]
+    head_channels: Positive
+    channels: Positive
+    iterations: Annotated[int, Field(ge=1, le=5)]
+    share_iterations: bool
+    streams: Annotated[tuple[Stream, ...], Field(min_length=1)]
+    detach_slow_fast: bool
+    multi_scale: bool
+    palm: Literal["wrist_and_mcp", "wrist"]
+    depth_head: Literal["light", "residual"]
+    gesture_layers: Annotated[int, Field(ge=1, le=4)]
+    tcn_layers: Annotated[int, Field(ge=1, le=4)]
+    tcn_width: Positive
+    tcn_grid: Positive
+
+    @model_validator(mode="after")
+    def _no_stream_twice(self) -> Self:
+        if len(set(self.streams)) != len(self.streams):
+            raise ValueError("a stream stands in the list twice")
+        return self
+
+
+class LossSettings(_Section):
+    """The weights of Eq. 5."""
+
+    heatmap: Weight
+    depth: Weight
+    gesture: Weight
+
+
+class AugmentSettings(_Section):
+    """Half-widths of uniform draws, one draw a clip."""
+
+    shift: Annotated[float, Field(ge=0.0, lt=0.5)]
+    scale: Annotated[float, Field(ge=0.0, lt=0.9)]
+    brightness: Share
+    contrast: Share
+    saturation: Share
+    blur: Share
+
+
+class RuntimeSettings(_Section):
+    """Where and in which precision; all but `workers` change the weights' bits."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["float32", "bfloat16"]
+    channels_last: bool
+    threads: Positive
+    workers: Positive
+    deterministic: bool
+
+
+class FinetuneSettings(_Section):
+    """One optimisation run: Adam, tenfold falls of the rate, batches of clips of K frames (Sec. 4)."""
+
+    seed: Annotated[int, Field(ge=0)]
+    epochs: Positive
+    clips_per_batch: Positive
+    segments: Annotated[int, Field(ge=3)]  # the second-order features of Eq. 4 need three frames
+    learning_rate: Rate
+    schedule: Literal["plateau", "step"]
+    steps_at: tuple[Share, ...]
+    patience: Positive
+    stop_below: Weight
+
+    @model_validator(mode="after")
+    def _steps_rise(self) -> Self:
+        if list(self.steps_at) != sorted(set(self.steps_at)):
+            raise ValueError("steps_at has to rise from entry to entry")
+        return self
+
+
+class TrainSettings(FinetuneSettings):
+    """The collaborative training, with the choice of the epoch that is kept."""
+
+    select: Literal["best", "last"]
+
+
+class EvaluateSettings(_Section):
+    """Batching and the bootstrap over videos."""
+
+    clips_per_batch: Positive
+    bootstrap: Annotated[int, Field(ge=100)]
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)]
+
+
+class Params(_Section):
+    """params.yaml."""
+
+    data: DataSettings
+    generate: GenerateSettings
+    prepare: PrepareSettings
+    network: NetworkSettings
+    loss: LossSettings
+    augment: AugmentSettings
+    runtime: RuntimeSettings
+    finetune: FinetuneSettings
+    train: TrainSettings
+    evaluate: EvaluateSettings
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        generated = self.data.root == SYNTHETIC_ROOT
+        if generated and not self.generate.sets:
+            raise ValueError(f"data.root is {SYNTHETIC_ROOT}, which generate.sets: [synthetic] writes, but it is []")
+        if not generated and self.generate.sets:
+            raise ValueError(f"data.root is {self.data.root}, so nothing is to be generated: set generate.sets to []")
+        if self.train.select == "best" and self.data.validation == 0.0:
+            raise ValueError("train.select is best, but data.validation is 0: there is nothing to select by; use last")
+        heatmap_size = self.prepare.image_size // HEATMAP_STRIDE
+        if heatmap_size % self.network.tcn_grid:
+            raise ValueError(f"network.tcn_grid {self.network.tcn_grid} does not divide the heatmaps' {heatmap_size} px")
+        return self
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """The settings in `path`.
+
+    Raises:
+        InputError: no such file, not YAML, a key unknown, missing, twice or ill-typed, an impossible combination.
+    """
+    tree = _read_commented(path)
+    try:
+        # JSON mode: strict types, and lists become tuples.
+        return Params.model_validate_json(json.dumps(tree))
+    except ValidationError as error:
+        problems = [_explain(problem, tree, path) for problem in error.errors()]
+        raise InputError("\n".join(problems), hint="The keys and their ranges are in gesturepose/params.py.") from None
+    except TypeError as error:  # a date or another YAML type that JSON does not have
+        raise InputError(f"a value has a type that no setting has: {error}", file=path) from None
+
+
+def profile_names() -> tuple[str, ...]:
+    """The profiles that `apply_profile` knows."""
+    folder = resources.files("gesturepose") / "profiles"
+    return tuple(sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")))
+
+
+def read_profile(name: str) -> dict[str, Any]:
+    """The values that profile `name` sets, as nested dictionaries."""
+    if name not in profile_names():
+        near = difflib.get_close_matches(name, profile_names(), n=1)
+        hint = f"Did you mean {near[0]}?" if near else ""
+        raise InputError(f"no profile {name!r}; there are {', '.join(profile_names())}", hint=hint)
+    text = (resources.files("gesturepose") / "profiles" / f"{name}.yaml").read_text()
+    return YAML(typ="safe", pure=True).load(text)
+
+
+def apply_profile(name: str, path: Path = PARAMS_FILE) -> list[str]:
+    """Rewrite `path` with the values of a profile; comments, order and all other values stay.
+
+    Returns:
+        One line `key: old → new` for each value that changed.
+    """
+    values = read_profile(name)
+    tree = _read_commented(path)
+    changes: list[str] = []
+    for key, value in flatten(values):
+        section, _, leaf = key.partition(".")
+        if section not in tree or leaf not in tree[section]:
+            raise InputError(f"the key {key} is missing", file=path, hint="Restore it, for example from git.")
+        old = tree[section][leaf]
+        if old != value:
+            changes.append(f"{key}: {_short(old)} → {_short(value)}")
+            tree[section][leaf] = _flow(value) if isinstance(value, list) else value
+    stream = io.StringIO()
+    _round_trip().dump(tree, stream)
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(stream.getvalue())
+    try:
+        load_params(temporary)
+    except InputError:
+        temporary.unlink()
+        raise
+    os.replace(temporary, path)
+    return changes
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """`(dotted key, value)` of every leaf; lists are leaves."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _round_trip() -> YAML:
+    yaml = YAML(typ="rt")
+    yaml.width = 120
+    yaml.preserve_quotes = True
+    yaml.representer.ignore_aliases = lambda data: True
+    return yaml
+
+
+def _flow(value: list[Any]) -> CommentedSeq:
+    sequence = CommentedSeq(value)
+    sequence.fa.set_flow_style()
+    return sequence
+
+
+def _read_commented(path: Path) -> CommentedMap:
+    try:
+        tree = _round_trip().load(path.read_text())
+    except FileNotFoundError:
+        raise InputError("no such file", file=path, hint="Run from the project's folder.") from None
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else None
+        raise InputError(f"not valid YAML: {error.problem}", file=path, line=line) from None
+    if not isinstance(tree, CommentedMap):
+        raise InputError("expected sections such as `data:` and `train:`", file=path)
+    return tree
+
+
+def _explain(problem: Any, tree: CommentedMap, path: Path) -> str:
+    """One sentence for one of pydantic's findings."""
+    location = [part for part in problem["loc"] if isinstance(part, str)]
+    key = ".".join(location)
+    line = _line_of(tree, location)
+    place = f"{path}:{line}: " if line else f"{path}: "
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, _known_keys(), n=1, cutoff=0.5)
+        return f"{place}unknown key {key}" + (f"; did you mean {near[0]}?" if near else "")
+    if problem["type"] == "missing":
+        return f"{place}the key {key} is missing"
+    if problem["type"] == "value_error":
+        return f"{place}{key + ': ' if key else ''}{problem['ctx']['error']}"
+    return f"{place}{key} is {_short(problem['input'])}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+
+
+def _line_of(tree: CommentedMap, location: list[str]) -> int | None:
+    line, node = None, tree
+    for part in location:
+        if not isinstance(node, CommentedMap) or part not in node:
+            break
+        line, node = node.lc.key(part)[0] + 1, node[part]
+    return line
+
+
+def _known_keys() -> list[str]:
+    sections = {name: field.annotation for name, field in Params.model_fields.items()}
+    leaves = [f"{name}.{leaf}" for name, section in sections.items() for leaf in section.model_fields]  # type: ignore[union-attr]
+    return [*sections, *leaves]
+
+
+def _short(value: object) -> str:
+    return json.dumps(value, default=str)[:60]
