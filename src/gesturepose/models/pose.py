@@ -1,0 +1,95 @@
+"""The pose sub-network: features → heatmaps, depths and pose-optimised maps 𝒫 (Sec. 3.1, stage 2)."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+DepthHead = Literal["light", "residual"]
+
+
+class PoseSubNetwork(nn.Module):
+    """2D heatmaps, then depths from the features with the heatmaps, then 𝒫 from both and 𝒥."""
+
+    def __init__(
+        self, *, channels: int, joints: int, heatmap_size: int, depth_head: DepthHead, hidden_channels: int
+    ) -> None:
+        super().__init__()
+        self.to_heatmaps = nn.Sequential(
+            nn.Conv2d(channels, hidden_channels, kernel_size=1, bias=False),
+            nn.BatchNorm2d(hidden_channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(hidden_channels, joints, kernel_size=1),
+        )
+        build = {"light": _light_depth_head, "residual": _residual_depth_head}[depth_head]
+        width, self.depth_head = build(joints, heatmap_size, hidden_channels)
+        # "1×1 convolution by a summation operation": 1×1(features) + 1×1(heatmaps) is one 1×1 on both.
+        self.to_depth_input = nn.Conv2d(channels + joints, width, kernel_size=1)
+        self.to_pose_maps = nn.Conv2d(joints + channels, channels, kernel_size=1)
+        # A depth repeated over H×W and mapped by a 1×1 is one number a channel: a Linear, added as a bias.
+        self.depth_to_pose_maps = nn.Linear(joints, channels, bias=False)
+
+    def forward(self, features: Tensor, joint_maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features of this iteration and the trunk's 𝒥, both [N, J·C, H, W].
+
+        Returns:
+            heatmaps [N, J, H, W]; root-relative depth [N, J] in units of 100 mm, 0 at the wrist; 𝒫 [N, J·C, H, W].
+        """
+        heatmaps = self.to_heatmaps(features)
+        depth = self.depth_head(self.to_depth_input(torch.cat([features, heatmaps], dim=1)))
+        depth_rel = depth - depth[:, :1]  # the wrist is the root
+        pose_maps = self.to_pose_maps(torch.cat([heatmaps, joint_maps], dim=1))
+        return heatmaps, depth_rel, pose_maps + self.depth_to_pose_maps(depth_rel)[:, :, None, None]
+
+
+def _light_depth_head(joints: int, heatmap_size: int, width: int) -> tuple[int, nn.Module]:
+    """Stride-2 convolutions down to about 4×4, then one fully connected layer: 0.3–0.45 GMAC a frame at 64×64."""
+    halvings = max(1, int(math.log2(heatmap_size)) - 2)
+    layers: list[nn.Module] = [nn.ReLU(inplace=True)]
+    size = heatmap_size
+    for _ in range(halvings):
+        layers += [
+            nn.Conv2d(width, width, kernel_size=3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+        ]
+        size = (size + 1) // 2
+    return width, nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * size * size, joints))
+
+
+def _residual_depth_head(joints: int, heatmap_size: int, width: int) -> tuple[int, nn.Module]:
+    """The depth module of the paper's references [18, 37]: four times two residual blocks and a max-pooling, then a
+    fully connected layer; 2.3 GMAC a frame at 64×64 and 256 channels."""
+    layers: list[nn.Module] = []
+    size = heatmap_size
+    for _ in range(4):
+        layers += [_ResidualBlock(width), _ResidualBlock(width)]
+        if size > 1:
+            layers.append(nn.MaxPool2d(kernel_size=2, stride=2))
+            size //= 2
+    return width, nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * size * size, joints))
+
+
+class _ResidualBlock(nn.Module):
+    """The pre-activation bottleneck of stacked hourglasses."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        narrow = max(1, width // 2)
+        self.body = nn.Sequential(
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, narrow, kernel_size=1, bias=False),
+            nn.BatchNorm2d(narrow),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(narrow, narrow, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(narrow),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(narrow, width, kernel_size=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
