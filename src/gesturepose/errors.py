@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -16,3 +19,13 @@ class InputError(Exception):
         super().__init__(place + message + (f"\n  {hint}" if hint else ""))
         self.file = None if file is None else Path(file)
         self.line = line
+
+
+@contextmanager
+def exit_on_input_error() -> Iterator[None]:
+    """At an entry point: an `InputError` becomes a message on standard error and exit code 2."""
+    try:
+        yield
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

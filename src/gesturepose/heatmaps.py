@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-_DECODE_RADIUS = 2  # px around the peak that the sub-pixel centroid sees
+# Share of the maximum below which a neighbour counts as this much; at σ = 0.5 px a Gaussian's least is 0.018.
+_LEAST_NEIGHBOUR = 0.01
 
 
 def crop_to_heatmap(uv_crop_px: Tensor, stride: int) -> Tensor:
@@ -39,20 +39,26 @@ def gaussian_heatmaps(uv_heatmap_px: Tensor, height: int, width: int) -> Tensor:
 def decode_heatmaps(heatmaps: Tensor) -> Tensor:
     """[..., H, W] heatmaps → [..., 2] peak in heatmap px, sub-pixel.
 
-    The centroid of the positive part in a 5 × 5 window around the maximum. A map without a positive value
-    gives its maximum's pixel.
+    A parabola through the logarithms of the maximum and its two neighbours, along each axis: exact for a Gaussian of any
+    σ (the idea of DARK, Zhang et al., CVPR 2020, without its blur). No shift along an axis on which the maximum lies at
+    the border, nor in a map without a positive value.
     """
     height, width = heatmaps.shape[-2:]
-    leading = heatmaps.shape[:-2]
     maps = heatmaps.float().reshape(-1, height, width)
-    peak = maps.flatten(1).argmax(dim=1)
+    peak_value, peak = maps.flatten(1).max(dim=1)
     row, column = peak // width, peak % width  # [N]
-    offsets = torch.arange(-_DECODE_RADIUS, _DECODE_RADIUS + 1, device=maps.device)
-    padded = F.pad(maps.clamp(min=0.0), [_DECODE_RADIUS] * 4)
-    rows = (row[:, None] + offsets + _DECODE_RADIUS)[:, :, None]  # [N, 5, 1]
-    columns = (column[:, None] + offsets + _DECODE_RADIUS)[:, None, :]  # [N, 1, 5]
-    window = padded[torch.arange(len(maps), device=maps.device)[:, None, None], rows, columns]  # [N, 5, 5]
-    total = window.sum(dim=(1, 2)).clamp(min=torch.finfo(maps.dtype).tiny)
-    shift_u = (window.sum(dim=1) * offsets).sum(dim=1) / total
-    shift_v = (window.sum(dim=2) * offsets).sum(dim=1) / total
-    return torch.stack([column + shift_u, row + shift_v], dim=1).reshape(*leading, 2)
+    every = torch.arange(len(maps), device=maps.device)
+
+    def shift(before: Tensor, after: Tensor, inner: Tensor) -> Tensor:
+        floor = (_LEAST_NEIGHBOUR * peak_value).clamp(min=torch.finfo(maps.dtype).tiny)
+        log_peak = torch.maximum(peak_value, floor).log()
+        log_before, log_after = torch.maximum(before, floor).log(), torch.maximum(after, floor).log()
+        curvature = 2.0 * log_peak - log_before - log_after
+        offset = 0.5 * (log_after - log_before) / curvature.clamp(min=1e-6)
+        return torch.where(inner & (peak_value > 0), offset.clamp(-0.5, 0.5), 0.0)
+
+    left, right = (column - 1).clamp(min=0), (column + 1).clamp(max=width - 1)
+    above, below = (row - 1).clamp(min=0), (row + 1).clamp(max=height - 1)
+    u = column + shift(maps[every, row, left], maps[every, row, right], (column > 0) & (column < width - 1))
+    v = row + shift(maps[every, above, column], maps[every, below, column], (row > 0) & (row < height - 1))
+    return torch.stack([u, v], dim=1).reshape(*heatmaps.shape[:-2], 2)

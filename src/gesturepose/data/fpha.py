@@ -171,23 +171,24 @@ def open_root(
     raise_first(faults, split_path)
     gestures = FPHA_GESTURES if name == FPHA_NAME else gestures_by_id(lines)
 
-    excluded = _excluded({line.key for line in lines}, exclude)
-    kept = [line for line in lines if line.key not in set(excluded)]
+    listed = {line.key for line in lines}
+    excluded = _excluded(listed, exclude)
+    kept = [line for line in lines if line.key not in excluded]
     missing = _missing(root, folder, kept, need_frames)
     if missing and not allow_missing:
         raise _missing_error(split_path, missing, len(kept))
-    present = [line for line in kept if line.key not in {line.key for line, _ in missing}]
+    missing_keys = tuple(line.key for line, _ in missing)
+    present = [line for line in kept if line.key not in missing_keys]
     if not present:
         raise InputError(f"none of the {len(lines)} sequences is left to read", file=split_path)
     sequences = carve_validation(_apply(protocol, held_out_subject, present, split_path), validation, split_seed)
-    listed = {line.key for line in lines}
     return Root(
         path=root,
         name=name,
         camera=camera,
         gestures=gestures,
         sequences=sequences,
-        missing=tuple(line.key for line, _ in missing),
+        missing=missing_keys,
         excluded=excluded,
         empty_outside_split=tuple(
             key

@@ -34,22 +34,24 @@ CAMERA_FILE: Final = "camera.json"
 ANNOTATION_FOLDERS: Final = ("Hand_pose_annotation_v1", "Hand_pose_annotation_v1_1")
 VIDEO_FOLDER: Final = "Video_files"
 SKELETON_COLUMNS: Final = 1 + 3 * JOINTS
+_EXPECTED_ROW: Final = f"expected {SKELETON_COLUMNS}: the frame number and 21 × (x, y, z)"
 
 FPHA_NAME: Final = "FPHA"
-FPHA_GESTURES: Final = tuple(
-    """open_juice_bottle close_juice_bottle pour_juice_bottle open_peanut_butter close_peanut_butter prick sprinkle
+_FPHA_GESTURE_NAMES: Final = """
+    open_juice_bottle close_juice_bottle pour_juice_bottle open_peanut_butter close_peanut_butter prick sprinkle
     scoop_spoon put_sugar stir open_milk close_milk pour_milk drink_mug put_tea_bag put_salt open_liquid_soap
     close_liquid_soap pour_liquid_soap wash_sponge flip_sponge scratch_sponge squeeze_sponge open_soda_can use_flash
     write tear_paper squeeze_paper open_letter take_letter_from_enveloppe read_letter flip_pages use_calculator
     light_candle charge_cell_phone unfold_glasses clean_glasses open_wallet give_coin receive_coin give_card pour_wine
-    toast_wine handshake high_five""".split()
-)
+    toast_wine handshake high_five"""
+FPHA_GESTURES: Final = tuple(_FPHA_GESTURE_NAMES.split())  # by id
 WHERE_TO_ASK: Final = (
     "FPHA is handed out by its authors on request: https://guiggh.github.io/publications/first-person-hands/"
 )
-_KEY = re.compile(r"Subject_([1-9][0-9]*)/([^/\\\s\0]+)/([^/\\\s\0]+)")
-_HEADER = re.compile(r"(Training|Test)\s+([0-9]+)")
-_FRAME = re.compile(r"color_([0-9]{4,})\.jpeg")
+_KEY = re.compile(r"Subject_([1-9][0-9]{0,8})/([^/\\\s\0]+)/([^/\\\s\0]+)")
+_HEADER = re.compile(r"(Training|Test)\s+([0-9]{1,9})")
+_CLASS_ID = re.compile(r"[0-9]{1,9}")
+_FRAME = re.compile(r"color_([0-9]{4}|[1-9][0-9]{4,8})\.jpeg")
 
 
 @dataclass(frozen=True)
@@ -171,24 +173,26 @@ def skeleton_faults(content: bytes) -> Iterator[Fault]:
         yield Fault(None, f"the skeleton is empty; expected rows of {SKELETON_COLUMNS} numbers")
     expected = 0
     for line, row in enumerate(rows, start=1):
-        values = row.decode("utf-8", "replace").split()
+        values = row.split()
         if not values:
-            yield Fault(line, f"blank row; expected {SKELETON_COLUMNS} numbers: the frame number and 21 × (x, y, z)")
+            yield Fault(line, f"blank row; {_EXPECTED_ROW}")
         elif len(values) != SKELETON_COLUMNS:
-            yield Fault(
-                line, f"{len(values)} columns; expected {SKELETON_COLUMNS}: the frame number and 21 × (x, y, z)"
-            )
+            yield Fault(line, f"{len(values)} columns; {_EXPECTED_ROW}")
         elif bad := [(column, value) for column, value in enumerate(values, start=1) if not _is_finite_number(value)]:
-            yield Fault(line, f"column {bad[0][0]} is {bad[0][1]!r}; expected a finite number")
+            yield Fault(
+                line, f"column {bad[0][0]} is {bad[0][1].decode('utf-8', 'replace')!r}; expected a finite number"
+            )
         elif float(values[0]) != expected:
-            yield Fault(line, f"frame number {values[0]}; expected {expected} (frames count 0, 1, 2 … without a gap)")
+            yield Fault(
+                line, f"frame number {values[0].decode()}; expected {expected} (frames count 0, 1, 2 … without a gap)"
+            )
             expected = int(float(values[0]))  # go on from here, so that one lost row is one fault
         expected += 1
 
 
-def _is_finite_number(text: str) -> bool:
+def _is_finite_number(text: bytes) -> bool:
     try:
-        return "_" not in text and math.isfinite(float(text))
+        return b"_" not in text and math.isfinite(float(text))
     except ValueError:
         return False
 
@@ -216,9 +220,10 @@ def parse_split(content: bytes, gestures: tuple[str, ...] | None = None) -> tupl
     """
     lines: list[SplitLine] = []
     faults: list[Fault] = []
+    whole: list[Fault] = []  # faults of the whole file, often the consequence of a bad line, hence listed after those
     headers: dict[str, tuple[int, int]] = {}  # side → (its line, the count it announces)
     side: Literal["train", "test"] | None = None
-    for number, text in enumerate(content.decode("utf-8-sig", "replace").splitlines(), start=1):
+    for number, text in enumerate(content.decode("utf-8-sig", "replace").split("\n"), start=1):
         text = text.strip()
         if not text:
             continue
@@ -230,26 +235,28 @@ def parse_split(content: bytes, gestures: tuple[str, ...] | None = None) -> tupl
                 headers[side] = (number, int(header[2]))
             continue
         match text.split():
-            case [key, identifier] if _is_key(key) and identifier.isascii() and identifier.isdigit():
-                if side is None:
-                    faults.append(Fault(number, "a sequence before any header; expected 'Training <count>' first"))
-                else:
+            case [key, identifier] if is_key(key) and _CLASS_ID.fullmatch(identifier):
+                if side is not None:
                     lines.append(SplitLine(key, int(identifier), side, number))
+                elif not faults:
+                    faults.append(Fault(number, "a sequence before any header; expected 'Training <count>' first"))
             case _:
-                faults.append(
-                    Fault(number, f"malformed line {text!r}; expected 'Subject_1/open_juice_bottle/2 0' or a header")
-                )
-    for side, title in (("train", "Training"), ("test", "Test")):
+                expected = "expected 'Subject_1/open_juice_bottle/2 0', 'Training <count>' or 'Test <count>'"
+                faults.append(Fault(number, f"malformed line {text!r}; {expected}"))
+    titles: tuple[tuple[Literal["train", "test"], str], ...] = (("train", "Training"), ("test", "Test"))
+    for side, title in titles:
         found = sum(line.split == side for line in lines)
         if side not in headers:
-            faults.append(Fault(None, f"no '{title} <count>' header"))
+            whole.append(Fault(None, f"no '{title} <count>' header"))
         elif found != headers[side][1]:
-            faults.append(
-                Fault(headers[side][0], f"the header announces {headers[side][1]} {title} sequences, {found} follow")
-            )
+            message = f"the header announces {headers[side][1]} {title} sequences, {found} follow"
+            whole.append(Fault(headers[side][0], message))
+    used = {line.gesture for line in lines}
+    if gestures is None and used != set(range(len(used))):
+        absent = min(set(range(len(used))) - used)
+        whole.append(Fault(None, f"no class has id {absent}; the {len(used)} ids in use must be 0 to {len(used) - 1}"))
     faults += _class_faults(lines, gestures)
-    # A malformed line also upsets the counts and classes around it: the first in the file is the cause.
-    return lines, sorted(faults, key=lambda fault: (fault.message.startswith("the header"), fault.line or 0))
+    return lines, sorted(faults, key=lambda fault: fault.line or 0) + whole
 
 
 def _class_faults(lines: list[SplitLine], gestures: tuple[str, ...] | None) -> Iterator[Fault]:
@@ -277,9 +284,6 @@ def _class_faults(lines: list[SplitLine], gestures: tuple[str, ...] | None) -> I
             yield Fault(line.line, f"class {line.action!r} has id {line.gesture}, on line {named.line} {named.gesture}")
         elif numbered.action != line.action:
             yield Fault(line.line, f"id {line.gesture} is {line.action!r}, on line {numbered.line} {numbered.action!r}")
-    gap = next((identifier for identifier in range(len(by_id)) if identifier not in by_id), None)
-    if gap is not None:
-        yield Fault(None, f"no class has id {gap}; the {len(by_id)} ids in use must be 0 to {len(by_id) - 1}")
 
 
 def gestures_by_id(lines: Iterable[SplitLine]) -> tuple[str, ...]:
@@ -287,7 +291,7 @@ def gestures_by_id(lines: Iterable[SplitLine]) -> tuple[str, ...]:
     return tuple(name for _, name in sorted({(line.gesture, line.action) for line in lines}))
 
 
-def _is_key(text: str) -> bool:
+def is_key(text: str) -> bool:
     """A key of the template; `.` and `..` are refused, so that no line of a file leads out of the root."""
     match = _KEY.fullmatch(text)
     return match is not None and not {match[2], match[3]} & {".", ".."}
@@ -324,7 +328,7 @@ def read_camera(root: str | Path) -> tuple[str, Camera]:
     path = Path(root) / CAMERA_FILE
     if not path.exists():
         return FPHA_NAME, FPHA_CAMERA
-    try:
+    try:  # through json, which knows the line of a syntax error
         read = _CameraFile.model_validate_json(json.dumps(json.loads(read_bytes(path))))
     except json.JSONDecodeError as error:
         raise InputError(f"not JSON: {error.msg}", file=path, line=error.lineno) from None
@@ -333,10 +337,10 @@ def read_camera(root: str | Path) -> tuple[str, Camera]:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
+        near = "" if key in _CameraFile.model_fields else nearest(key, _CameraFile.model_fields)
         hint = f"Known keys: {', '.join(_CameraFile.model_fields)}."
-        raise InputError(
-            f"{key or 'camera'}: {first['msg']}{nearest(key, _CameraFile.model_fields)}", file=path, hint=hint
-        ) from None
+        message = f"{key or 'camera'}: {first['msg']}{near}"
+        raise InputError(message, file=path, hint=hint) from None
     rotation = np.array(read.rotation)
     if not np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-3) or np.linalg.det(rotation) < 0:
         raise InputError("rotation: not a rotation matrix (rows must be orthonormal, determinant 1)", file=path)

@@ -49,7 +49,7 @@ _LOOSEST: Final = 0.12  # where form starts between the resting hand (0) and the
 _FINGERS_CAM: Final = (-0.32, -0.66, 0.56)
 _BACK_CAM: Final = (-0.15, -0.45, -0.85)
 _VIEW_MEAN_DEG: Final = (0.0, 12.0, 0.0)  # about the hand's x (pitch), y (roll) and z (yaw)
-_VIEW_SPREAD_DEG: Final = (19.0, 30.0, 22.0)
+_VIEW_SPREAD_DEG: Final = (16.0, 24.0, 18.0)
 
 # The rigid part of the two paths in the hand's frame: rotation vectors about a point in the forearm, and displacements.
 _PIVOT_MM: Final = np.array([0.0, -70.0, 0.0])
@@ -63,7 +63,7 @@ _SNAP_EXPONENT: Final = 3.2
 # Wrist depth over FPHA: median 355 mm, 1–99 % 172–540 mm. The picture's centre of a hand, px at 1920×1080.
 _DEPTH_MM: Final = (355.0, 78.0, 168.0, 560.0)  # mean, standard deviation, least, greatest
 _NEAREST_MM: Final = 95.0  # no joint comes closer to the camera
-_CENTRE_PX: Final = ((985.0, 270.0), (585.0, 125.0))
+_CENTRE_PX: Final = ((985.0, 310.0), (600.0, 145.0))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,35 @@
+# make repro | test | lint | ui | bench; each creates .venv on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: repro test lint ui bench clean
+
+repro: $(READY)  ## run what is out of date of the whole pipeline
+	dvc repro dvc.yaml
+
+test: $(READY) lint  ## linters, types, import layers, then the tests
+	python -m pytest
+
+lint: $(READY)
+	ruff format --check .
+	ruff check .
+	mypy
+	lint-imports
+
+ui: $(READY)  ## MLflow's pages over the project's runs, on localhost
+	gesturepose ui
+
+bench: $(READY)  ## speeds as ratios measured in one run → reports/bench
+	python -m gesturepose.bench
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; make PYTHON=… names another")'
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV)

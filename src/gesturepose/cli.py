@@ -1,0 +1,148 @@
+"""The command line: `gesturepose …`. Heavy imports stand in the commands, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gesturepose.errors import InputError, exit_on_input_error
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+
+class Size(StrEnum):
+    test = "test"
+    demo = "demo"
+    full = "full"
+
+
+@app.command()
+def profile(name: Annotated[str, typer.Argument(help="demo, paper or test")]) -> None:
+    """Rewrite params.yaml with a profile's values; comments and all other values stay."""
+    from gesturepose.params import PARAMS_FILE, apply_profile
+
+    changes = apply_profile(name)
+    print(f"{PARAMS_FILE}: profile {name}" + ("" if changes else ", nothing to change"))
+    for change in changes:
+        print(f"  {change}")
+
+
+@app.command()
+def verify(
+    root: Path,
+    sheet: Annotated[Path | None, typer.Option(help="where to write a contact sheet of overlays (PNG or JPEG)")] = None,
+) -> None:
+    """Check a dataset in FPHA's layout, with or without frames. Exit code: 0 clean, 1 suspicious, 2 broken."""
+    from gesturepose.data.verify import verify_root
+
+    report = verify_root(root, sheet=sheet)
+    print(report.to_text())
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def generate(
+    out: Path,
+    size: Annotated[Size, typer.Option(help="how many classes, subjects and videos")] = Size.demo,
+    image_width: Annotated[int, typer.Option(min=160, max=1920, help="px; the height is 9/16 of it")] = 480,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="processes")] = os.cpu_count() or 1,
+    annotations_only: Annotated[bool, typer.Option(help="skeletons and lists, no frames")] = False,
+) -> None:
+    """Write a synthetic dataset in FPHA's layout to a new folder."""
+    from gesturepose.synthetic.writer import write_root
+
+    write_root(
+        out,
+        size=size.value,
+        image_width=image_width,
+        seed=seed,
+        workers=workers,
+        annotations_only=annotations_only,
+    )
+
+
+@app.command()
+def render(
+    annotations: Path,
+    out: Path,
+    image_width: Annotated[int | None, typer.Option(help="px; default: the annotations' own camera")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="processes")] = os.cpu_count() or 1,
+    subject: Annotated[list[int] | None, typer.Option(help="only these subjects")] = None,
+    action: Annotated[list[str] | None, typer.Option(help="only these classes")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="at most so many videos")] = None,
+) -> None:
+    """Render pictures for any annotations in FPHA's layout, or a part of them; `data.root` can then name OUT."""
+    from gesturepose.synthetic.writer import render_root
+
+    render_root(
+        annotations,
+        out,
+        image_width=image_width,
+        seed=seed,
+        workers=workers,
+        subjects=tuple(subject or ()),
+        actions=tuple(action or ()),
+        limit=limit,
+    )
+
+
+@app.command()
+def ui(port: Annotated[int, typer.Option(min=1, max=65535)] = 5000) -> None:
+    """Print the tracking store's URI and serve MLflow's pages over it on localhost."""
+    from gesturepose.tracking import tracking_uri
+
+    uri = tracking_uri()
+    print(f"MLflow store: {uri}")
+    if uri.startswith("http"):
+        print("A server already shows it at that address.")
+        return
+    address = ["--host", "127.0.0.1", "--port", str(port)]
+    print(f"http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, *address])
+
+
+@app.command()
+def link() -> None:
+    """Find the run behind each stage's present result, and note this commit on runs that the run-cache reused."""
+    from gesturepose.tracking import link_cached_runs
+
+    links = link_cached_runs()
+    for found in links:
+        note = "no finished run" if found.run_id is None else found.run_id + (", commit noted" if found.linked else "")
+        print(f"{found.stage:<24}{note}")
+    raise typer.Exit(0 if all(found.run_id for found in links) else 1)
+
+
+@app.command()
+def doctor(
+    reap: Annotated[bool, typer.Option(help="end runs whose process is gone")] = False,
+) -> None:
+    """Say where things stand: settings, project, tracking store, unfinished runs."""
+    from gesturepose.params import load_params
+    from gesturepose.tracking import dead_runs, reap_dead_runs, tracking_uri
+
+    params = load_params()
+    print(f"data.root     {params.data.root}" + ("" if Path(params.data.root).exists() else " (not there yet)"))
+    print(f"MLflow store  {tracking_uri()}")
+    dead = reap_dead_runs() if reap else dead_runs()
+    print(f"dead runs     {len(dead)}" + (" ended" if reap and dead else "; --reap ends them" if dead else ""))
+
+
+def main() -> None:
+    """The console script."""
+    with exit_on_input_error():
+        try:
+            app()
+        except KeyboardInterrupt:
+            raise InputError("interrupted") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,377 @@
+"""Prepared data read back: which frames make a clip, and clips in batches with their labels.
+
+A training clip holds one random frame of each of K equal segments of a video (TSN). Tests take frames at spacing
+⌈L/K⌉ from every offset, so that each frame of a video is seen exactly once. What is drawn depends on the seed, the
+epoch and the video alone: a resumed run sees the same clips as an uninterrupted one, without any generator's state.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch.utils.data import DataLoader, Dataset
+
+from gesturepose.errors import InputError
+from gesturepose.geometry import Camera, image_to_crop
+from gesturepose.skeleton import JOINTS, WRIST
+from gesturepose.structures import DEPTH_UNIT_MM, ClipBatch
+
+FRAMES_FILE: Final = "frames.npy"
+BOXES_FILE: Final = "boxes.npy"
+READABLE_FILE: Final = "readable.npy"
+POSES_FILE: Final = "poses.npz"
+INDEX_FILE: Final = "index.json"
+REPORT_FILE: Final = "report.json"
+PREPARED_FILES: Final = (FRAMES_FILE, BOXES_FILE, READABLE_FILE, POSES_FILE, INDEX_FILE, REPORT_FILE)
+# What lies outside a picture is mid-grey. Repeating the border would draw a hand that it cuts as bars, like fingers.
+OUTSIDE: Final = 128
+_PREPARE_AGAIN: Final = "Run the prepare stage again."
+
+
+@dataclass(frozen=True)
+class Video:
+    """One video of the prepared data: frames `start` … `start + frames - 1` of its arrays."""
+
+    key: str
+    subject: int
+    gesture: int
+    split: Literal["train", "validation", "test"]
+    start: int
+    frames: int
+
+
+class Index(BaseModel):
+    """index.json: everything about the prepared data but the arrays."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    protocol: str
+    camera: Camera
+    image_size: int
+    crop: Literal["clip", "frame"]
+    gestures: tuple[str, ...]
+    videos: tuple[Video, ...]
+    missing: tuple[str, ...]
+    excluded: tuple[str, ...]
+    fingerprint: str
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedData:
+    """What the prepare stage wrote; F frames of all videos, one video after the other."""
+
+    folder: Path
+    index: Index
+    frames: NDArray[np.uint8]  # [F, S, S, 3] RGB, memory-mapped
+    boxes: NDArray[np.float32]  # [F, 3] left, top, side, image px (see geometry.image_to_crop)
+    readable: NDArray[np.bool_]  # [F]
+    joints_cam_mm: NDArray[np.float32]  # [F, J, 3]
+    joints_uv_px: NDArray[np.float32]  # [F, J, 2] image px
+
+    @classmethod
+    def open(cls, folder: str | Path) -> PreparedData:
+        """The prepared data in `folder`; the frames stay on disk.
+
+        Raises:
+            InputError: a file is missing or broken, or the files do not belong together.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise InputError("no such folder of prepared data", file=folder, hint="Run the prepare stage first.")
+        index = _read_index(folder / INDEX_FILE)
+        try:
+            with _load(folder / POSES_FILE) as poses:
+                joints_cam_mm, joints_uv_px = poses["joints_cam_mm"], poses["joints_uv_px"]
+        except (KeyError, ValueError, zipfile.BadZipFile):
+            message = "expected the arrays joints_cam_mm and joints_uv_px"
+            raise InputError(message, file=folder / POSES_FILE, hint=_PREPARE_AGAIN) from None
+        data = cls(
+            folder=folder,
+            index=index,
+            frames=_load(folder / FRAMES_FILE, mapped=True),
+            boxes=_load(folder / BOXES_FILE),
+            readable=_load(folder / READABLE_FILE),
+            joints_cam_mm=joints_cam_mm,
+            joints_uv_px=joints_uv_px,
+        )
+        data._check()
+        return data
+
+    @property
+    def name(self) -> str:
+        return self.index.name
+
+    @property
+    def protocol(self) -> str:
+        return self.index.protocol
+
+    @property
+    def camera(self) -> Camera:
+        return self.index.camera
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square crops, px."""
+        return self.index.image_size
+
+    @property
+    def gestures(self) -> tuple[str, ...]:
+        """Class names by id."""
+        return self.index.gestures
+
+    @property
+    def videos(self) -> tuple[Video, ...]:
+        return self.index.videos
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of all contents."""
+        return self.index.fingerprint
+
+    def split(self, name: Literal["train", "validation", "test"]) -> tuple[Video, ...]:
+        """The videos of one side, in the order of `videos`."""
+        return tuple(video for video in self.videos if video.split == name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A loader's worker process maps the frames itself: pickling a memory map would copy all of it.
+        return PreparedData.open, (self.folder,)
+
+    def _check(self) -> None:
+        count, size = sum(video.frames for video in self.videos), self.image_size
+        expected: tuple[tuple[str, NDArray[Any], tuple[int, ...], type], ...] = (
+            (FRAMES_FILE, self.frames, (count, size, size, 3), np.uint8),
+            (BOXES_FILE, self.boxes, (count, 3), np.float32),
+            (READABLE_FILE, self.readable, (count,), np.bool_),
+            (POSES_FILE, self.joints_cam_mm, (count, JOINTS, 3), np.float32),
+            (POSES_FILE, self.joints_uv_px, (count, JOINTS, 2), np.float32),
+        )
+        for file, array, shape, dtype in expected:
+            if array.shape != shape or array.dtype != dtype:
+                message = f"{array.dtype} {list(array.shape)}; by {INDEX_FILE} it is {dtype.__name__} {list(shape)}"
+                raise InputError(message, file=self.folder / file, hint=_PREPARE_AGAIN)
+        start = 0
+        for video in self.videos:
+            if video.start != start or video.frames < 1 or not 0 <= video.gesture < len(self.gestures):
+                message = f"{video.key} does not follow the video before it, or has no frames or no known class"
+                raise InputError(message, file=self.folder / INDEX_FILE, hint=_PREPARE_AGAIN)
+            start += video.frames
+
+
+def _read_index(path: Path) -> Index:
+    try:
+        return Index.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError("no such file", file=path, hint="Run the prepare stage first.") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise InputError(f"{place or 'index'}: {first['msg']}", file=path, hint=_PREPARE_AGAIN) from None
+
+
+def _load(path: Path, *, mapped: bool = False) -> Any:
+    try:
+        return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError("no such file", file=path, hint=_PREPARE_AGAIN) from None
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"not a whole NumPy file: {error}", file=path, hint=_PREPARE_AGAIN) from None
+
+
+# Which frames make a clip
+
+
+def training_frames(length: int, segments: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """One random frame of each of K = `segments` equal segments of a video of L = `length` frames, int64 [K], rising.
+
+    Where L < K a segment is shorter than a frame: each frame is then repeated ⌊K/L⌋ or ⌈K/L⌉ times, in order.
+    """
+    edges = np.arange(segments + 1) * length // segments
+    widths = np.maximum(np.diff(edges), 1)
+    return edges[:-1] + (rng.random(segments) * widths).astype(np.int64)
+
+
+def test_clips(length: int, segments: int) -> list[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+    """All clips of a video at test time: (frames int64 [K], valid bool [K]) for each offset below ⌈L/K⌉.
+
+    Over the clips the valid entries name each of the L frames exactly once. Positions past the end repeat the last
+    frame and are not valid.
+    """
+    spacing = math.ceil(length / segments)
+    clips = []
+    for offset in range(spacing):
+        frames = offset + spacing * np.arange(segments, dtype=np.int64)
+        clips.append((np.minimum(frames, length - 1), frames < length))
+    return clips
+
+
+test_clips.__test__ = False  # type: ignore[attr-defined]  # pytest takes an imported test_… for a test
+
+
+# Batches
+
+
+class BatchLoader(Protocol):
+    """Batches of clips, as many as `len` says; each iteration gives the same ones."""
+
+    def __iter__(self) -> Iterator[ClipBatch]: ...
+
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class _Clip:
+    video_index: int
+    frames: NDArray[np.int64]  # [T]
+    valid: NDArray[np.bool_]  # [T]
+
+
+class _Batches(Dataset[ClipBatch]):
+    """Batch b of a fixed list of clips. Whole batches, so that a worker gathers each in one go."""
+
+    def __init__(
+        self,
+        data: PreparedData,
+        batches: list[list[_Clip]],
+        pose_labelled: frozenset[str] | None = None,
+        gesture_labelled: frozenset[str] | None = None,
+    ) -> None:
+        self.data = data
+        self.batches = batches
+        self.pose_labelled = _known(pose_labelled, data, "pose_labelled")
+        self.gesture_labelled = _known(gesture_labelled, data, "gesture_labelled")
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> ClipBatch:
+        data, clips = self.data, self.batches[number]
+        videos = [data.videos[clip.video_index] for clip in clips]
+        frame_index = np.stack([clip.frames for clip in clips])
+        rows = frame_index + np.array([video.start for video in videos])[:, None]  # [B, T] into the arrays
+
+        frame_valid = np.stack([clip.valid for clip in clips]) & data.readable[rows]
+        pose_given = _given(videos, self.pose_labelled)
+        gesture_given = _given(videos, self.gesture_labelled)
+
+        joints_cam_mm = data.joints_cam_mm[rows]
+        joints_uv_crop_px = image_to_crop(data.joints_uv_px[rows], data.boxes[rows][:, :, None], data.image_size)
+        depth_rel = (joints_cam_mm[..., 2] - joints_cam_mm[..., WRIST, None, 2]) / np.float32(DEPTH_UNIT_MM)
+        # A joint behind the camera has no place in the picture (see prepare.project_joints).
+        joint_valid = (joints_cam_mm[..., 2] > 0) & (frame_valid & pose_given[:, None])[..., None]
+        gesture = np.array([video.gesture for video in videos], dtype=np.int64)
+        # A label that is withheld is not there at all: where one leaks, the loss is NaN or the class out of range.
+        joints_uv_crop_px[~pose_given] = np.nan
+        depth_rel[~pose_given] = np.nan
+        gesture[~gesture_given] = -1
+        return ClipBatch(
+            # The pixels stay as they lie on disk, which is channels-last order.
+            video=torch.from_numpy(data.frames[rows]).permute(0, 1, 4, 2, 3),
+            frame_valid=torch.from_numpy(frame_valid),
+            joints_uv_crop_px=torch.from_numpy(joints_uv_crop_px),
+            depth_rel=torch.from_numpy(depth_rel),
+            joint_valid=torch.from_numpy(joint_valid),
+            gesture=torch.from_numpy(gesture),
+            gesture_valid=torch.from_numpy(gesture_given),
+            video_index=torch.tensor([clip.video_index for clip in clips]),
+            frame_index=torch.from_numpy(frame_index),
+        )
+
+
+def training_loader(
+    data: PreparedData,
+    videos: Sequence[Video],
+    *,
+    segments: int,
+    clips_per_batch: int,
+    seed: int,
+    epoch: int,
+    workers: int = 0,
+    pose_labelled: frozenset[str] | None = None,
+    gesture_labelled: frozenset[str] | None = None,
+) -> BatchLoader:
+    """One epoch: one clip of each video of `videos`, in random order.
+
+    A clip's frames and its place in the order come from (seed, epoch, video) alone. So a smaller choice of videos
+    gives the same clips in the same order, without the others.
+
+    The clips that do not fill a batch are left out of the epoch, others each time: every step then has the same shape
+    and every clip the same weight, and batch normalisation never sees fewer clips than asked for. Only where `videos`
+    holds less than one batch is that batch given.
+
+    pose_labelled, gesture_labelled: keys of the videos whose labels may be used; None means all. The others' poses
+    are NaN and their gesture is -1, masked by `joint_valid` and `gesture_valid`.
+    workers: processes that gather batches ahead; 0 gathers them here.
+    """
+    positions = _positions(data)
+    drawn: list[tuple[float, _Clip]] = []
+    for video in videos:
+        video_index = positions[video.key]
+        rng = np.random.default_rng((seed, epoch, video_index))
+        place = rng.random()
+        frames = training_frames(video.frames, segments, rng)
+        drawn.append((place, _Clip(video_index, frames, np.ones(segments, dtype=np.bool_))))
+    drawn.sort(key=lambda entry: (entry[0], entry[1].video_index))
+    batches = _batched([clip for _, clip in drawn], clips_per_batch)
+    if len(batches) > 1 and len(batches[-1]) < clips_per_batch:
+        batches.pop()
+    return _loader(_Batches(data, batches, pose_labelled, gesture_labelled), workers)
+
+
+def evaluation_loader(
+    data: PreparedData, videos: Sequence[Video], *, segments: int, clips_per_batch: int, workers: int = 0
+) -> BatchLoader:
+    """All `test_clips` of `videos`, in order, so that each frame of each video is valid in exactly one place.
+
+    The last batch may be smaller. Frames that could not be read are there and not valid.
+    """
+    positions = _positions(data)
+    clips = [
+        _Clip(positions[video.key], frames, valid)
+        for video in videos
+        for frames, valid in test_clips(video.frames, segments)
+    ]
+    return _loader(_Batches(data, _batched(clips, clips_per_batch)), workers)
+
+
+def _loader(batches: _Batches, workers: int) -> BatchLoader:
+    return DataLoader(
+        batches,
+        batch_size=None,
+        collate_fn=_unchanged,
+        num_workers=workers,
+        # A generator of its own: otherwise each iteration takes a number from PyTorch's global one.
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+def _batched(clips: list[_Clip], clips_per_batch: int) -> list[list[_Clip]]:
+    return [clips[start : start + clips_per_batch] for start in range(0, len(clips), clips_per_batch)]
+
+
+def _positions(data: PreparedData) -> dict[str, int]:
+    return {video.key: position for position, video in enumerate(data.videos)}
+
+
+def _given(videos: list[Video], labelled: frozenset[str] | None) -> NDArray[np.bool_]:
+    return np.array([labelled is None or video.key in labelled for video in videos])
+
+
+def _known(keys: frozenset[str] | None, data: PreparedData, name: str) -> frozenset[str] | None:
+    """The keys, refused where one names no video: it would withhold a label without a word."""
+    if keys is not None and (unknown := sorted(keys - {video.key for video in data.videos})):
+        raise ValueError(f"{name} names videos that are not in the prepared data: {', '.join(unknown[:5])}")
+    return keys

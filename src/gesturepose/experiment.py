@@ -1,0 +1,354 @@
+"""The composition root: settings → data, network, criterion, optimiser; `fit` yields an epoch at a time.
+
+The stages log and checkpoint what `fit` yields, a study reports and prunes; neither is known here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import pandas as pd
+import torch
+import torchvision
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gesturepose.checkpoint import load_into, load_state, load_weights, save_state
+from gesturepose.data.augment import augment
+from gesturepose.data.clips import PreparedData, Video, evaluation_loader, training_loader
+from gesturepose.engine import Criterion, Execution, LossMeans, infer, predict, quick_scores, train_epoch
+from gesturepose.errors import InputError
+from gesturepose.losses import CollaborativeCriterion, HeatmapCriterion
+from gesturepose.models.collaborative import CollaborativeNetwork, build_heatmap_network, build_network, build_trunk
+from gesturepose.models.trunk import Trunk
+from gesturepose.optim import LearningRate, build_optimiser
+from gesturepose.params import AugmentSettings, FinetuneSettings, NetworkSettings, Params, RuntimeSettings
+from gesturepose.structures import Predictions
+
+WEIGHTS_FOLDER = Path("data/weights")
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch gave; `metrics` has keys such as train/loss and validation/accuracy."""
+
+    number: int  # from 1
+    metrics: dict[str, float]
+    value: float | None  # what the best epoch is chosen by, higher is better
+    is_best: bool
+
+
+@dataclass
+class Training:
+    """All that an optimisation needs, and its state."""
+
+    network: nn.Module
+    criterion: Criterion
+    settings: FinetuneSettings
+    augment: AugmentSettings
+    data: PreparedData
+    train_videos: tuple[Video, ...]
+    validation_videos: tuple[Video, ...]
+    validation_clips_per_batch: int
+    execution: Execution
+    optimiser: Optimizer
+    learning_rate: LearningRate
+    keep_best: bool
+    epochs_done: int = 0
+    finished: bool = False
+    best_value: float = float("-inf")
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values; what a training draws at random depends on seed and epoch alone."""
+        return {
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "learning_rate": self.learning_rate.state_dict(),
+            "epochs_done": self.epochs_done,
+            "finished": self.finished,
+            "best_value": self.best_value,
+            "best_weights": self.best_weights,
+            "history": self.history,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.learning_rate.load_state_dict(state["learning_rate"])
+        for name in ("epochs_done", "finished", "best_value", "best_weights", "history"):
+            setattr(self, name, state[name])
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights to keep: those of the best epoch by validation, or the last ones."""
+        return self.best_weights if self.keep_best else _copy(self.network)
+
+
+def fit(training: Training, checkpoint: Path | None = None) -> Iterator[Epoch]:
+    """Train on from `training.epochs_done`; yields after each epoch, when the state is whole.
+
+    With `checkpoint`, that file's state is taken up first and written after each epoch, before it is yielded. What is
+    in it must belong to the very same computation: name it by a fingerprint.
+    """
+    if checkpoint is not None and (state := load_state(checkpoint)) is not None:
+        training.load_state_dict(state)
+    name = "train" if isinstance(training.network, CollaborativeNetwork) else "finetune"
+    settings = training.settings
+    while training.epochs_done < settings.epochs and not training.finished:
+        number = training.epochs_done + 1
+        rate = training.learning_rate.value
+        batches = training_loader(
+            training.data,
+            training.train_videos,
+            segments=settings.segments,
+            clips_per_batch=settings.clips_per_batch,
+            seed=settings.seed,
+            epoch=number,
+        )
+        losses = train_epoch(
+            training.network,
+            training.criterion,
+            training.optimiser,
+            batches,
+            training.execution,
+            augment=partial(augment, settings=training.augment, seed=settings.seed, epoch=number),
+            title=f"{name} {number}/{settings.epochs}",
+        )
+        metrics = {f"train/{key}": value for key, value in losses.items()}
+        value = None
+        if training.validation_videos:
+            scores = _validate(training, title=f"{name} {number}/{settings.epochs}: validation")
+            metrics |= {f"validation/{key}": score for key, score in scores.items()}
+            if "accuracy" in scores:
+                value = 0.5 * (scores["accuracy"] + scores["pck_30"])
+                metrics["validation/value"] = value
+        metrics["learning_rate"] = rate
+        is_best = value is not None and value > training.best_value
+        if value is not None and is_best:
+            training.best_value = value
+            training.best_weights = _copy(training.network)
+        training.finished = training.learning_rate.after_epoch(losses["loss"])
+        training.epochs_done = number
+        training.history.append({"epoch": number, **metrics})
+        if checkpoint is not None:
+            save_state(checkpoint, training.state_dict())
+        yield Epoch(number, metrics, value, is_best)
+
+
+def history_table(history: list[dict[str, float]]) -> pd.DataFrame:
+    """One row for each epoch and split: epoch, split, learning_rate, the losses, and the scores where there are some."""
+    rows: list[dict[str, object]] = []
+    for epoch in history:
+        for split in ("train", "validation"):
+            values = {key.removeprefix(f"{split}/"): value for key, value in epoch.items() if key.startswith(f"{split}/")}
+            if values:
+                rows.append({"epoch": int(epoch["epoch"]), "split": split, "learning_rate": epoch["learning_rate"], **values})
+    return pd.DataFrame(rows)
+
+
+def finetuning(params: Params, data: PreparedData, trunk: Trunk) -> Training:
+    """The trunk with one 1×1 to heatmaps, under L2d alone, on the training videos with pose labels."""
+    torch.manual_seed(params.finetune.seed)
+    network = build_heatmap_network(params.network, trunk)
+    return _training(params, data, network, HeatmapCriterion(), params.finetune, keep_best=False)
+
+
+def collaborative_training(params: Params, data: PreparedData, trunk: Trunk) -> Training:
+    """The whole network, end to end, under Eq. 5."""
+    torch.manual_seed(params.train.seed)
+    network = build_network(params.network, trunk, gestures=len(data.gestures), image_size=data.image_size)
+    keep_best = params.train.select == "best"
+    return _training(params, data, network, CollaborativeCriterion(params.loss), params.train, keep_best=keep_best)
+
+
+def initial_trunk(settings: NetworkSettings, *, seed: int) -> Trunk:
+    """The trunk before any training: ImageNet's weights, a local file's, or random ones; the head is always random.
+
+    Raises:
+        InputError: the weights cannot be downloaded, or the file is missing or of another network.
+    """
+    torch.manual_seed(seed)
+    trunk = build_trunk(settings)
+    if settings.weights == "none":
+        return trunk
+    resnet = torchvision.models.get_model(settings.backbone, weights=None)
+    if settings.weights == "imagenet":
+        state = _download_imagenet(settings.backbone)
+        source = Path(f"{settings.backbone} (imagenet)")
+    else:
+        source = WEIGHTS_FOLDER / settings.weights
+        state = _read_resnet(source)
+    load_into(resnet, state, source)
+    pretrained = Trunk(resnet, head_channels=settings.head_channels, out_channels=trunk.to_joints.out_channels)
+    trunk.stem.load_state_dict(pretrained.stem.state_dict())
+    trunk.stages.load_state_dict(pretrained.stages.state_dict())
+    return trunk
+
+
+def load_trunk(settings: NetworkSettings, path: Path) -> Trunk:
+    """A trunk that the backbone or the finetune stage wrote."""
+    state, _ = load_weights(path)
+    trunk = build_trunk(settings)
+    load_into(trunk, state, path)
+    return trunk
+
+
+def network_header(settings: NetworkSettings, data: PreparedData) -> dict[str, Any]:
+    """What `load_network` needs beside the tensors."""
+    return {
+        "network": settings.model_dump(mode="json"),
+        "gestures": list(data.gestures),
+        "image_size": data.image_size,
+    }
+
+
+def load_network(path: Path, data: PreparedData) -> CollaborativeNetwork:
+    """The network as its weights' header describes it.
+
+    Raises:
+        InputError: the weights were trained on other classes or another crop size than `data` has.
+    """
+    state, header = load_weights(path)
+    for key, found in (("gestures", list(data.gestures)), ("image_size", data.image_size)):
+        if header.get(key) != found:
+            raise InputError(
+                f"trained with {key} {header.get(key)}, but the prepared data has {found}",
+                file=path,
+                hint="Run the train stage on this data.",
+            )
+    settings = NetworkSettings.model_validate(
+        {key: tuple(value) if isinstance(value, list) else value for key, value in header["network"].items()}
+    )
+    network = build_network(settings, build_trunk(settings), gestures=len(data.gestures), image_size=data.image_size)
+    load_into(network, state, path)
+    return network
+
+
+def predict_videos(
+    network: CollaborativeNetwork,
+    data: PreparedData,
+    videos: tuple[Video, ...],
+    runtime: RuntimeSettings,
+    *,
+    segments: int,
+    clips_per_batch: int,
+) -> Predictions:
+    """Every frame of `videos` once, through the whole network."""
+    execution = prepare_execution(runtime)
+    _place(network, execution, runtime)
+    batches = evaluation_loader(data, videos, segments=segments, clips_per_batch=clips_per_batch)
+    return predict(infer(network, batches, execution, title="predict"), data, videos)
+
+
+def prepare_execution(runtime: RuntimeSettings) -> Execution:
+    """Set this process up as `runtime` says.
+
+    Raises:
+        InputError: cuda is asked for and not there.
+    """
+    if runtime.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("runtime.device is cuda, but no CUDA device is there", hint="Use auto or cpu.")
+    on_gpu = runtime.device != "cpu" and torch.cuda.is_available()
+    torch.set_num_threads(runtime.threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with a fixed workspace
+    torch.use_deterministic_algorithms(runtime.deterministic)
+    torch.backends.cudnn.benchmark = not runtime.deterministic
+    precision = {"float32": torch.float32, "bfloat16": torch.bfloat16}[runtime.precision]
+    return Execution(torch.device("cuda" if on_gpu else "cpu"), precision)
+
+
+def _training(
+    params: Params,
+    data: PreparedData,
+    network: nn.Module,
+    criterion: Criterion,
+    settings: FinetuneSettings,
+    *,
+    keep_best: bool,
+) -> Training:
+    execution = prepare_execution(params.runtime)
+    train_videos = data.split("train")
+    if not train_videos:
+        raise InputError("the prepared data has no training video", file=data.folder, hint="See data.protocol.")
+    _place(network, execution, params.runtime)
+    optimiser = build_optimiser(network, settings)
+    return Training(
+        network=network,
+        criterion=criterion,
+        settings=settings,
+        augment=params.augment,
+        data=data,
+        train_videos=train_videos,
+        validation_videos=data.split("validation"),
+        validation_clips_per_batch=settings.clips_per_batch,
+        execution=execution,
+        optimiser=optimiser,
+        learning_rate=LearningRate(optimiser, settings),
+        keep_best=keep_best,
+    )
+
+
+def _validate(training: Training, *, title: str) -> dict[str, float]:
+    batches = evaluation_loader(
+        training.data,
+        training.validation_videos,
+        segments=training.settings.segments,
+        clips_per_batch=training.validation_clips_per_batch,
+    )
+    means = LossMeans()
+
+    def outputs() -> Iterator[Any]:
+        for batch, output in infer(training.network, batches, training.execution, title=title):
+            means.add(training.criterion(output, batch), len(batch.gesture))
+            yield batch, output
+
+    if isinstance(training.network, CollaborativeNetwork):
+        predictions = predict(outputs(), training.data, training.validation_videos)
+        return means.means() | quick_scores(predictions)
+    for _ in outputs():
+        pass
+    return means.means()
+
+
+def _place(network: nn.Module, execution: Execution, runtime: RuntimeSettings) -> None:
+    memory_format = torch.channels_last if runtime.channels_last else torch.contiguous_format
+    network.to(device=execution.device, memory_format=memory_format)
+
+
+def _copy(network: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+
+
+def _download_imagenet(backbone: str) -> dict[str, Tensor]:
+    try:
+        state = torchvision.models.get_model_weights(backbone).DEFAULT.get_state_dict(progress=True, check_hash=True)
+    except (URLError, OSError, RuntimeError) as error:
+        raise InputError(
+            f"the ImageNet weights of {backbone} cannot be downloaded: {error}",
+            hint=f"Put a file with them into {WEIGHTS_FOLDER} and name it in network.weights, or set it to none.",
+        ) from None
+    return dict(state)
+
+
+def _read_resnet(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except FileNotFoundError:
+        raise InputError(
+            "no such file of weights",
+            file=path,
+            hint="network.weights is imagenet, none, or the name of a torchvision state dict in data/weights.",
+        ) from None
+    except (SafetensorError, RuntimeError, ValueError, EOFError, OSError) as error:
+        raise InputError(f"not a state dict of tensors: {error}", file=path) from None

@@ -1,0 +1,1 @@
+"""Synthetic videos in FPHA's layout: motion, renderer and writer."""

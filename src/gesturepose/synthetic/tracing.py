@@ -1,0 +1,392 @@
+"""Sphere tracing of the hand's distance field, tile by tile.
+
+The field is the smooth union of rounded cones: d = −k log Σ exp(−dᵢ/k) within a group of cones, the minimum between
+groups. The picture is cut into tiles of 8×8 px; a tile marches only if the projection of a cone reaches it, against only
+those cones, from an analytic estimate of the first hit. The camera sits at the origin, so that a point on a ray is t·d and
+the distance to a cone's axis needs two products per ray and cone, computed once per tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from gesturepose.geometry import Camera
+from gesturepose.synthetic.props import Prop, prop_distance, prop_normal
+from gesturepose.synthetic.shapes import GROUPS, SMOOTHING_MM, Cones, across
+
+TILE: Final = 8
+_BUCKETS: Final = (3, 5, 7, 10, 14, 20, 28)  # tiles march together by the number of cones that reach them
+_MARGIN_MM: Final = 5.0  # how far a smooth union can stand out of its members
+_STEPS: Final = (4, 3, 4)  # after each round, tiles whose rays have all settled leave
+_FAR_MM: Final = 1e4
+
+
+@dataclass(frozen=True)
+class Table:
+    """Per frame and cone, what the distance needs; a last dummy cone far behind the camera pads short lists."""
+
+    start: Tensor  # [B, P + 1, 3] mm
+    axis: Tensor  # [B, P + 1, 3] unit
+    scalars: Tensor  # [B, P + 1, 8]: start·axis, |start|², slope/cos, length, slope, start radius, cut, 1/k
+    member: Tensor  # [P + 1, GROUPS] one-hot
+    dorsal: Tensor  # [B, P + 1, 3]
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Every pixel the hand or the held object covers, M in all."""
+
+    frame: Tensor  # int64 [M]
+    row: Tensor  # int64 [M]
+    column: Tensor  # int64 [M]
+    coverage: Tensor  # [M] in (0, 1], share of the pixel covered (anti-aliasing)
+    point: Tensor  # [M, 3] mm, camera frame
+    normal: Tensor  # [M, 3] unit, outwards
+    is_prop: Tensor  # bool [M], the held object rather than the hand
+    cone: Tensor  # int64 [M], the nearest cone
+    along: Tensor  # [M] mm from that cone's start, along its axis
+    dorsal: Tensor  # [M, 3] direction of the back of the hand there, not quite unit
+
+
+def make_table(cones: Cones) -> Table:
+    """Cones of B frames → their table."""
+    axis = cones.end - cones.start
+    length = axis.norm(dim=-1)
+    axis = axis / length.clamp_min(1e-4)[..., None]
+    slope = ((cones.start_radius - cones.end_radius) / length.clamp_min(1e-4)).clamp(-0.95, 0.95)
+    cut = torch.where(cones.flat, torch.zeros_like(length), torch.full_like(length, -_FAR_MM))
+    smoothing = length.new_tensor(SMOOTHING_MM)[cones.group].expand_as(length)
+    scalars = torch.stack(
+        [
+            (cones.start * axis).sum(-1),
+            cones.start.square().sum(-1),
+            slope / (1 - slope.square()).sqrt(),
+            length,
+            slope,
+            cones.start_radius,
+            cut,
+            1 / smoothing,
+        ],
+        -1,
+    )
+    frames = len(length)
+    far = length.new_tensor([0.0, 0.0, -_FAR_MM])
+    dummy = length.new_tensor([-_FAR_MM, _FAR_MM**2, 0.0, 0.0, 0.0, 1.0, -_FAR_MM, 0.25])
+    member = torch.nn.functional.one_hot(cones.group, GROUPS).to(length.dtype)
+    return Table(
+        torch.cat([cones.start, far.expand(frames, 1, 3)], 1),
+        torch.cat([axis, length.new_tensor([0.0, 0.0, 1.0]).expand(frames, 1, 3)], 1),
+        torch.cat([scalars, dummy.expand(frames, 1, 8)], 1),
+        torch.cat([member, member.new_zeros(1, GROUPS)]),
+        torch.cat([cones.dorsal, far.expand(frames, 1, 3) * 0], 1),
+    )
+
+
+def _disc(point: Tensor, radius: Tensor, camera: Camera) -> tuple[Tensor, Tensor, Tensor]:
+    """Projection of a sphere: (u, v, radius) px of a disc that contains it."""
+    depth = point[..., 2].clamp_min(1.0)
+    x, y = point[..., 0] / depth, point[..., 1] / depth
+    tilt = 1 + (x.square() + y.square()).sqrt()
+    focal = max(camera.fx, camera.fy)
+    return camera.fx * x + camera.cx, camera.fy * y + camera.cy, focal * radius * tilt / (depth - radius).clamp_min(1.0)
+
+
+def _reached_tiles(cones: Cones, prop: Prop | None, camera: Camera) -> tuple[Tensor, Tensor]:
+    """bool [B, tiles, P], the cone's projection reaches the tile; bool [B, tiles] for the held object."""
+    device = cones.start.device
+    rows, columns = -(-camera.height // TILE), -(-camera.width // TILE)
+    centre = (TILE - 1) / 2
+    v = (torch.arange(rows, device=device) * TILE + centre).repeat_interleave(columns).float()[:, None]
+    u = (torch.arange(columns, device=device) * TILE + centre).repeat(rows).float()[:, None]
+    reach = TILE * 0.7072 + 1.0
+    u0, v0, r0 = (part[:, None] for part in _disc(cones.start, cones.start_radius + _MARGIN_MM, camera))
+    u1, v1, r1 = (part[:, None] for part in _disc(cones.end, cones.end_radius + _MARGIN_MM, camera))
+    length = ((u1 - u0).square() + (v1 - v0).square()).sqrt().clamp_min(1e-3)
+    along_u, along_v = (u1 - u0) / length, (v1 - v0) / length
+    slope = ((r0 - r1) / length).clamp(-0.99, 0.99)
+    du, dv = u - u0, v - v0  # [B, tiles, P]
+    y = du * along_u + dv * along_v
+    x2 = (du.square() + dv.square() - y.square()).clamp_min(0)
+    h = torch.minimum((y - x2.sqrt() * slope / (1 - slope.square()).sqrt()).clamp_min(0), length)
+    # One disc may contain the other: then the hull is the larger disc, which the ends' own tests find.
+    big = torch.maximum(r0, r1) + reach
+    inside_hull = x2 + (y - h).square() < ((r0 + (r1 - r0) * h / length) + reach).square()
+    at_start = (r0 >= r1) & (x2 + y.square() < big.square())
+    at_end = (r1 > r0) & (x2 + (y - length).square() < big.square())
+    hand = (inside_hull | at_start | at_end) & cones.drawn[:, None]
+    if prop is None:
+        return hand, hand.new_zeros(hand.shape[:2])
+    pu, pv, pr = (part[:, None] for part in _disc(prop.centre, prop.bound_mm.expand(len(prop.centre)), camera))
+    away = (u[:, 0] - pu).square() + (v[:, 0] - pv).square()
+    return hand, (away < (pr + reach).square()) & prop.drawn[:, None]
+
+
+@dataclass
+class _March:
+    """The state of one batch of N tiles with K cones each; R = TILE² rays a tile."""
+
+    frame: Tensor  # [N]
+    tile: Tensor  # [N]
+    cones: Tensor  # [N, K]
+    direction: Tensor  # [N, R, 3]
+    along: Tensor  # [N, K, R] direction · axis
+    twice_start: Tensor  # [N, K, R] 2 direction · start
+    scalars: tuple[Tensor, ...]  # 8 × [N, K, 1]
+    member: Tensor  # [N, GROUPS, K]
+    inverse_k: Tensor  # [N, K, 1]
+    t: Tensor  # [N, R]
+    near: Tensor  # [N, R] px, the smallest distance so far, in pixels at that depth
+    near_t: Tensor  # [N, R]
+
+    def select(self, which: Tensor) -> _March:
+        return _March(
+            self.frame[which],
+            self.tile[which],
+            self.cones[which],
+            self.direction[which],
+            self.along[which],
+            self.twice_start[which],
+            tuple(part[which] for part in self.scalars),
+            self.member[which],
+            self.inverse_k[which],
+            self.t[which],
+            self.near[which],
+            self.near_t[which],
+        )
+
+
+def _cone_distances(t: Tensor, along: Tensor, twice_start: Tensor, scalars: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Signed distance of the ray points t·d to each cone [N, K, R], with what the gradient reuses: place h, length D."""
+    offset, square, tangent, length, slope, radius, cut, _ = scalars
+    t = t[:, None]
+    y = (t * along).sub_(offset)
+    x2 = t.sub(twice_start).mul_(t).add_(square).addcmul_(y, y, value=-1).clamp_min_(0)
+    h = torch.minimum(torch.addcmul(y, x2.sqrt(), tangent, value=-1).clamp_min_(0), length)
+    reach = torch.addcmul(x2, y - h, y - h).sqrt_()
+    distance = torch.addcmul(reach, h, slope).sub_(radius)
+    return torch.maximum(distance, y.neg_().add_(cut)) if bool((cut > -1).any()) else distance, h, reach
+
+
+def _group_sums(distance: Tensor, inverse_k: Tensor, member: Tensor) -> tuple[Tensor, Tensor]:
+    """exp(−d/k) of every cone [N, K, R] and its sums over the groups [N, GROUPS, R]."""
+    weight = (distance * inverse_k).clamp_max_(80).neg_().exp_()
+    return weight, torch.bmm(member, weight)
+
+
+def _hand_distance(march: _March) -> Tensor:
+    """[N, R] the field at the rays' present points."""
+    distance, _, _ = _cone_distances(march.t, march.along, march.twice_start, march.scalars)
+    _, sums = _group_sums(distance, march.inverse_k, march.member)
+    smoothing = sums.new_tensor(SMOOTHING_MM)[:, None]
+    return -(sums.clamp_min_(1e-36).log_() * smoothing).amax(1)
+
+
+def _first_guess(march: _March) -> Tensor:
+    """[N, R] where each ray meets the sphere of a cone nearest to it: on the surface or a little in front of it."""
+    offset, square, _, length, slope, radius, _, _ = march.scalars
+    axial = march.along
+    toward = march.twice_start * 0.5
+    h = torch.minimum(((toward * axial - offset) / (1 - axial.square()).clamp_min(1e-4)).clamp_min_(0), length)
+    closest = torch.addcmul(toward, h, axial)
+    gap2 = square + 2 * h * offset + h.square() - closest.square()
+    r = radius - slope * h
+    depth2 = (r + 1.0).square() - gap2
+    graze = (gap2.clamp_min(0).sqrt() - r).clamp_min(0)
+    guess = torch.where(depth2 > 0, closest - depth2.clamp_min(0).sqrt(), closest - r + 3 * graze)
+    return guess.amin(1).clamp_min(1.0)
+
+
+def _batches(
+    table: Table, hand: Tensor, held: Tensor, directions: Tensor, budget: int
+) -> Iterator[_March]:
+    """Groups the reached tiles of all frames by their number of cones; `budget` bounds tiles × cones of one batch."""
+    frame, tile = (hand.any(-1) | held).nonzero(as_tuple=True)
+    reached = hand[frame, tile]
+    counts = reached.sum(-1)
+    order = torch.argsort((~reached).to(torch.uint8), dim=-1, stable=True)
+    dummy = hand.shape[-1]
+    order = torch.where(torch.arange(dummy, device=order.device) < counts[:, None], order, dummy)
+    least = -1
+    for most in (*(bucket for bucket in _BUCKETS if bucket < dummy), dummy):
+        chosen = ((counts > least) & (counts <= most)).nonzero()[:, 0]
+        least = most
+        for part in chosen.split(max(budget // most, 1)):
+            if not len(part):
+                continue
+            frames, tiles, cones = frame[part], tile[part], order[part, :most]
+            direction = directions[tiles]
+            start, axis = table.start[frames[:, None], cones], table.axis[frames[:, None], cones]
+            scalars = tuple(column.contiguous() for column in table.scalars[frames[:, None], cones].split(1, -1))
+            across_rays = direction.transpose(1, 2)
+            march = _March(
+                frames,
+                tiles,
+                cones,
+                direction,
+                torch.bmm(axis, across_rays),
+                torch.bmm(start, across_rays).mul_(2),
+                scalars,
+                table.member[cones].transpose(1, 2).contiguous(),
+                scalars[-1],
+                direction.new_zeros(direction.shape[:2]),
+                direction.new_full(direction.shape[:2], 1e6),
+                direction.new_zeros(direction.shape[:2]),
+            )
+            march.t = _first_guess(march)
+            yield march
+
+
+def _run(march: _March, prop: Prop | None, pixel_mm: float) -> Iterator[_March]:
+    """Marches a batch; yields its parts as they settle. `pixel_mm` is a pixel's width at depth 1."""
+    if prop is not None:
+        centre = prop.centre[march.frame]
+        toward = (march.direction * centre[:, None]).sum(-1)
+        gap2 = centre.square().sum(-1, keepdim=True) - toward.square()
+        depth2 = prop.bound_mm**2 - gap2
+        entry = torch.where((depth2 > 0) & prop.drawn[march.frame, None], toward - depth2.clamp_min(0).sqrt(), _FAR_MM)
+        march.t = torch.minimum(march.t, entry).clamp_min_(1.0)
+    for round_, steps in enumerate(_STEPS):
+        for _ in range(steps):
+            distance = _hand_distance(march)
+            if prop is not None:
+                distance = torch.minimum(distance, prop_distance(prop, march.frame, march.direction * march.t[..., None]))
+            size = distance / (march.t * pixel_mm)
+            closer = size < march.near
+            march.near = torch.where(closer, size, march.near)
+            march.near_t = torch.where(closer, march.t + distance.clamp_max(0), march.near_t)
+            march.t = (march.t + distance).clamp_(1.0, _FAR_MM)
+        if round_ == len(_STEPS) - 1:
+            yield march
+            return
+        # A ray has settled when it stands on the surface, or when it has passed everything.
+        on_surface = distance.abs() < 0.15 * march.t * pixel_mm
+        passed = (distance > 12.0) & (size > march.near)
+        settled = (on_surface | passed).all(1)
+        if bool(settled.any()):
+            yield march.select(settled.nonzero()[:, 0])
+            rest = (~settled).nonzero()[:, 0]
+            if not len(rest):
+                return
+            march = march.select(rest)
+
+
+def _surface(march: _March, table: Table, prop: Prop | None, camera: Camera) -> Hits:
+    """Normals and labels at the points where the rays came nearest."""
+    march.t = march.near_t
+    point = march.direction * march.t[..., None]
+    distance, h, reach = _cone_distances(march.t, march.along, march.twice_start, march.scalars)
+    weight, sums = _group_sums(distance, march.inverse_k, march.member)
+    fields = sums.clamp_min(1e-36).log() * sums.new_tensor(SMOOTHING_MM)[:, None]
+    best, winner = fields.max(1)
+    chosen = torch.zeros_like(sums).scatter_(1, winner[:, None], 1.0)
+    weight = weight * torch.bmm(march.member.transpose(1, 2), chosen)
+    weight = weight / weight.sum(1, keepdim=True).clamp_min(1e-36)
+    nearest = weight.argmax(1)
+
+    frames = march.frame[:, None]
+    start, axis = table.start[frames, march.cones], table.axis[frames, march.cones]
+    outward = weight / reach.clamp_min(1e-3)
+    # Σ w (p − a − h v) / D, the field's exact gradient
+    normal = point * outward.sum(1)[..., None]
+    normal = normal - torch.bmm(outward.transpose(1, 2), start) - torch.bmm((outward * h).transpose(1, 2), axis)
+    near_axis = torch.take_along_dim(axis, nearest[..., None], 1)
+    near_start = torch.take_along_dim(start, nearest[..., None], 1)
+    along = ((point - near_start) * near_axis).sum(-1)
+    cut_here = (along < 0.02) & (torch.take_along_dim(march.scalars[6].expand_as(distance), nearest[:, None], 1)[:, 0] > -1)
+    normal = torch.where(cut_here[..., None], -near_axis, normal)
+    dorsal = torch.bmm(weight.transpose(1, 2), table.dorsal[frames, march.cones])
+
+    is_prop = torch.zeros_like(winner, dtype=torch.bool)
+    if prop is not None:
+        is_prop = prop_distance(prop, march.frame, point) < -best
+        normal = torch.where(is_prop[..., None], prop_normal(prop, march.frame, point), normal)
+    # Away from the silhouette a normal facing away is numerical noise of a grazing ray.
+    normal = torch.nn.functional.normalize(normal, dim=-1)
+    facing = (normal * march.direction).sum(-1, keepdim=True)
+    normal = torch.where(facing > -0.02, across(normal, march.direction) - 0.05 * march.direction, normal)
+
+    columns = -(-camera.width // TILE)
+    ray = torch.arange(TILE * TILE, device=point.device)
+    row = (march.tile // columns)[:, None] * TILE + ray // TILE
+    column = (march.tile % columns)[:, None] * TILE + ray % TILE
+    coverage = (1.0 - march.near).clamp(0, 1)
+    keep = (coverage > 0.02) & (row < camera.height) & (column < camera.width) & (march.t > 2.0)
+    cone = march.cones.gather(1, nearest)
+    frame = march.frame[:, None].expand_as(row)
+    return Hits(
+        frame[keep],
+        row[keep],
+        column[keep],
+        coverage[keep],
+        point[keep],
+        normal[keep],
+        is_prop[keep],
+        cone[keep],
+        along[keep],
+        dorsal[keep],
+    )
+
+
+def tile_directions(camera: Camera, device: torch.device) -> Tensor:
+    """[tiles, TILE², 3] unit directions of all pixels' centres, tile by tile."""
+    rows, columns = -(-camera.height // TILE), -(-camera.width // TILE)
+    v, u = torch.meshgrid(
+        torch.arange(rows * TILE, device=device, dtype=torch.float32),
+        torch.arange(columns * TILE, device=device, dtype=torch.float32),
+        indexing="ij",
+    )
+    rays = torch.stack([(u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy, torch.ones_like(u)], -1)
+    rays = torch.nn.functional.normalize(rays, dim=-1)
+    return rays.reshape(rows, TILE, columns, TILE, 3).permute(0, 2, 1, 3, 4).reshape(rows * columns, TILE * TILE, 3)
+
+
+def trace(cones: Cones, prop: Prop | None, camera: Camera, table: Table, directions: Tensor) -> Hits:
+    """Everything the camera sees of the hand and the object in B frames.
+
+    `directions` is `tile_directions(camera)`, `table` is `make_table(cones)`: both are shared with the shading.
+    """
+    hand, held = _reached_tiles(cones, prop, camera)
+    budget = 1024 if cones.start.device.type == "cpu" else 1 << 18  # CPU: what stays in the second-level cache
+    parts = [
+        _surface(part, table, prop, camera)
+        for march in _batches(table, hand, held, directions, budget)
+        for part in _run(march, prop, 1.0 / max(camera.fx, camera.fy))
+    ]
+    if not parts:
+        return _no_hits(directions.device)
+    names = Hits.__dataclass_fields__
+    return Hits(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+
+
+def _no_hits(device: torch.device) -> Hits:
+    number = torch.zeros(0, device=device)
+    index = torch.zeros(0, dtype=torch.int64, device=device)
+    vector = torch.zeros(0, 3, device=device)
+    return Hits(index, index, index, number, vector, vector, index.bool(), index, number, vector)
+
+
+def field_near(table: Table, frame: Tensor, point: Tensor, direction: Tensor, steps_mm: tuple[float, ...]) -> list[Tensor]:
+    """Distance to the nearest cone of `point + s · direction` for each s.
+
+    `frame` [N], `point` and `direction` [N, R, 3]; returns one [N, R] for each step. No smoothing: shadows do not show it.
+    """
+    start, axis = table.start[frame, :-1], table.axis[frame, :-1]  # [N, P, 3]
+    offset, square, tangent, length, slope, radius, _, _ = table.scalars[frame, :-1].split(1, -1)
+    points, rays = point.transpose(1, 2), direction.transpose(1, 2)
+    y0 = torch.bmm(axis, points) - offset
+    q0 = point.square().sum(-1)[:, None] - 2 * torch.bmm(start, points) + square
+    y1 = torch.bmm(axis, rays)
+    q1 = 2 * ((point * direction).sum(-1)[:, None] - torch.bmm(start, rays))
+    distances = []
+    for step in steps_mm:
+        y = torch.add(y0, y1, alpha=step)
+        x2 = torch.add(q0, q1, alpha=step).add_(step * step).addcmul_(y, y, value=-1).clamp_min_(0)
+        h = torch.minimum(torch.addcmul(y, x2.sqrt(), tangent, value=-1).clamp_min_(0), length)
+        reach = torch.addcmul(x2, y.sub_(h), y).sqrt_()
+        distances.append(reach.addcmul_(h, slope).sub_(radius).amin(1))
+    return distances

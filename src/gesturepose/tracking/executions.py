@@ -1,0 +1,76 @@
+"""One parent run per pipeline execution, and the end of runs whose process is gone.
+
+DVC calls nothing when an execution starts or ends, so the execution is the dvc process: stages that find the same
+one share a parent, whose status is set again after each of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import psutil
+from mlflow.entities import Run
+
+from gesturepose.processes import ProcessIdentity, enclosing_dvc_process
+from gesturepose.tracking.store import STORE_ERRORS, Store, open_store, store_error
+
+PARENT = "mlflow.parentRunId"
+_UNFINISHED = ("RUNNING", "SCHEDULED")
+
+
+def join_execution(store: Store, git_tags: Mapping[str, str]) -> str:
+    """The id of this execution's parent run, found or created, and marked as running. Call under the store's lock."""
+    dvc = enclosing_dvc_process()
+    owner = ProcessIdentity.of(dvc or psutil.Process())
+    same_pid = store.search(f"tags.`gesturepose.pid` = '{owner.pid}' and tags.`gesturepose.kind` = 'execution'")
+    for run in same_pid:
+        identity = ProcessIdentity.from_tags(run.data.tags)
+        if identity is not None and identity.same_process(owner):
+            store.client.update_run(run.info.run_id, status="RUNNING")
+            return run.info.run_id
+    name = os.environ.get("DVC_EXP_NAME") or ("dvc" if dvc else "single stage")
+    tags = {"gesturepose.kind": "execution", **owner.tags(), **git_tags}
+    run = store.client.create_run(
+        store.experiment_id, tags=tags, run_name=f"{name} {git_tags['gesturepose.git.commit'][:7]}"
+    )
+    return run.info.run_id
+
+
+def settle_execution(store: Store, parent_id: str) -> None:
+    """Set the parent's status from its children's; it stays as it is while one of them runs."""
+    with store.lock:
+        children = {run.info.status for run in store.search(f"tags.`{PARENT}` = '{parent_id}'")}
+        if children & set(_UNFINISHED):
+            return
+        status = "FINISHED" if children == {"FINISHED"} else "FAILED" if children else "KILLED"
+        store.client.set_terminated(parent_id, status)
+
+
+def reap_dead_runs(store: Store | None = None) -> list[str]:
+    """End, as KILLED, the unfinished runs of this host whose process is gone (by SIGKILL, or a loss of power).
+
+    Returns:
+        The ids of the ended stage runs and of the executions that were settled.
+    """
+    store = store or open_store()
+    try:
+        with store.lock:
+            dead = [run for run in store.search("attributes.status = 'RUNNING'") if _owner_is_dead(run)]
+            parents = {run.data.tags[PARENT]: None for run in dead if PARENT in run.data.tags}
+            for run in dead:
+                if PARENT in run.data.tags:
+                    store.tag(run.info.run_id, {"gesturepose.error": "the process ended without a word"})
+                    store.client.set_terminated(run.info.run_id, "KILLED")
+                else:
+                    parents[run.info.run_id] = None
+            for parent_id in parents:
+                settle_execution(store, parent_id)
+    except STORE_ERRORS as error:
+        raise store_error(store.uri, error) from error
+    return list({run.info.run_id: None for run in dead} | parents)
+
+
+def _owner_is_dead(run: Run) -> bool:
+    owner = ProcessIdentity.from_tags(run.data.tags)
+    return owner is not None and owner.is_dead()
