@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gesturepose.backbone import initial_trunk
 from gesturepose.checkpoint import save_weights
 from gesturepose.errors import exit_on_input_error
-from gesturepose.experiment import initial_trunk
 from gesturepose.params import load_params
 from gesturepose.tracking import stage_run
 

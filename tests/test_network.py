@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from gesturepose import metrics
+from gesturepose.backbone import initial_trunk
 from gesturepose.data.clips import training_loader
 from gesturepose.engine import Execution, infer, predict
-from gesturepose.experiment import initial_trunk
 from gesturepose.losses import CollaborativeCriterion
 from gesturepose.models.collaborative import build_heatmap_network, build_network, build_trunk
 from gesturepose.params import STREAMS, LossSettings

@@ -191,9 +191,7 @@ def test_a_pipeline_execution_is_one_parent_with_a_child_per_stage(project: Path
     assert {run.info.status for run in executions(store)} == {"FINISHED", "FAILED"}
 
 
-def test_four_processes_create_one_store(
-    bare_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_four_processes_create_one_store(bare_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "fresh"
     shutil.copytree(bare_template, root)
     isolate(monkeypatch, root)
@@ -209,26 +207,32 @@ def test_four_processes_create_one_store(
 
 
 def test_a_killed_stage_leaves_a_run_that_says_so(project: Path) -> None:
+    (project / "dvc.yaml").write_text(DVC_YAML.replace("data/first.txt end", "data/first.txt wait"))
     signals = {"term": signal.SIGTERM, "int": signal.SIGINT, "kill": signal.SIGKILL}
     processes = {name: start_stage(project, name, "wait") for name in signals}
+    pipe = subprocess.PIPE
+    processes["dvc"] = subprocess.Popen(
+        ["dvc", "repro", "-q", "first"], cwd=project, env=environment(), stdout=pipe, stderr=pipe, text=True
+    )
     for name, process in processes.items():
         assert process.stdout is not None and process.stdout.readline().strip()
-        process.send_signal(signals[name])
+        process.send_signal(signals.get(name, signal.SIGKILL))
     for process in processes.values():
-        process.communicate()
+        process.communicate()  # of dvc: until the stage that it left behind has closed the pipe
     assert processes["term"].returncode == 128 + signal.SIGTERM
     store = open_store()
     assert {run.info.run_name: run.info.status for run in stages(store)} == {
         "term": "KILLED",
         "int": "KILLED",
         "kill": "RUNNING",
+        "first": "KILLED",
     }
     reaped = reap_dead_runs()
-    killed = {run.info.run_name: run for run in stages(store)}
-    assert set(reaped) == {killed["kill"].info.run_id, killed["kill"].data.tags["mlflow.parentRunId"]}
-    assert killed["kill"].info.status == "KILLED"
-    assert killed["term"].data.tags["gesturepose.error"] == "SIGTERM"
-    assert {run.info.status for run in executions(store)} == {"FAILED"}
+    runs = {run.info.run_name: run for run in stages(store)}
+    assert set(reaped) == {runs["kill"].info.run_id, runs["kill"].data.tags["mlflow.parentRunId"]}
+    assert runs["kill"].info.status == "KILLED"
+    assert runs["term"].data.tags["gesturepose.error"] == "SIGTERM"
+    assert [run.info.status for run in executions(store)] == ["FAILED"] * 4
     assert reap_dead_runs() == []
 
 
@@ -366,8 +370,10 @@ def test_a_moved_project_keeps_its_artifacts(project: Path, monkeypatch: pytest.
     monkeypatch.chdir(moved)
     store = open_store()
     assert Path(store.client.download_artifacts(run.run_id, "dvc.yaml")).read_text() == DVC_YAML
-    store.client.log_artifact(run.run_id, str(moved / "params.yaml"))
+    with stage_run("first", params=Settings(), sections=[]) as run:
+        run.log_artifact(moved / "params.yaml")
     assert len(list(moved.glob(".gesturepose/mlartifacts/*/artifacts/*.yaml"))) == 2
+    assert not project.exists()
 
 
 def test_a_deleted_experiment_comes_back(project: Path) -> None:

@@ -90,6 +90,6 @@ def _runs_dvc(command: list[str]) -> bool:
 def _boot() -> str:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:  # not Linux
         return f"boot {psutil.boot_time():.0f}"

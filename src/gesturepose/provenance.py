@@ -24,6 +24,7 @@ UNKNOWN = "unknown"
 CODE_FOLDERS = ("src", "pipelines")
 _PROJECT_FILES = ("dvc.yaml", "params.yaml", "pyproject.toml")  # untracked, they make a tree dirty as code does
 _PATCH_LIMIT = 1_000_000  # characters
+_PATCH_FILES = 1000
 _FOLDER_LIMIT = 1 << 30  # bytes; of a larger folder only the text is read
 _TEXT = (".txt", ".json", ".csv", ".yaml")
 
@@ -153,8 +154,8 @@ def current_address(stage: str, root: Path) -> str:
         return stage
     file, _, name = named.rpartition(":")
     dvc = enclosing_dvc_process()
-    started_in = dvc.cwd() if dvc else str(root)
-    path = _relative(os.path.join(started_in, file or "dvc.yaml"), root)
+    started_in = Path(dvc.cwd()) if dvc else root
+    path = _relative(started_in / (file or "dvc.yaml"), root)
     return name if path == "dvc.yaml" else f"{path}:{name}"
 
 
@@ -235,12 +236,13 @@ def _is_generated(path: str, outs: Iterable[str]) -> bool:
 
 def _patch(root: Path, commit: str, changed: Sequence[str], untracked: Sequence[str]) -> str:
     header = "".join(f"# untracked: {path} sha256 {file_digest(root / path)}\n" for path in untracked)
-    names = [f":(literal){path}" for path in changed]
-    difference = _git(root, "diff", "--relative", "--no-ext-diff", commit, "--", *names) if names else ""
-    if difference and len(difference) > _PATCH_LIMIT:
-        note = f"# cut: {len(difference)} characters, of which {_PATCH_LIMIT} are kept\n"
-        return header + note + difference[:_PATCH_LIMIT]
-    return header + (difference or "")
+    names = [f":(literal){path}" for path in changed[:_PATCH_FILES]]
+    difference = (_git(root, "diff", "--relative", "--no-ext-diff", commit, "--", *names) or "") if names else ""
+    if len(changed) > _PATCH_FILES or len(difference) > _PATCH_LIMIT:
+        header += (
+            f"# cut: {len(changed)} files changed; this has at most {_PATCH_FILES} and {_PATCH_LIMIT} characters\n"
+        )
+    return header + difference[:_PATCH_LIMIT]
 
 
 def _git(root: Path, *arguments: str) -> str | None:
@@ -281,9 +283,9 @@ def _declared_fingerprint(folder: Path) -> str | None:
     return declared if isinstance(declared, str) and declared else None
 
 
-def _relative(path: str, root: Path) -> str:
+def _relative(path: str | Path, root: Path) -> str:
     # Not resolved: a dependency that is a link keeps the link's name.
-    return Path(os.path.relpath(os.path.join(root, path), root)).as_posix()
+    return Path(os.path.relpath(root / path, root)).as_posix()
 
 
 def _digest(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -139,14 +140,16 @@ def _cut(image: NDArray[Any], corner: tuple[float, float], side: float, size: in
     and whole blocks of samples are averaged.
     """
     blocks = max(1, math.ceil(side / size - 1e-6))
-    step = side / (size * blocks)
-    matrix = np.array([[step, 0.0, corner[0] + step / 2], [0.0, step, corner[1] + step / 2]])
-    fine = cv2.warpAffine(
-        image,
-        matrix,
-        (size * blocks, size * blocks),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=(OUTSIDE, OUTSIDE, OUTSIDE),
-    )
+    grey = (OUTSIDE, OUTSIDE, OUTSIDE)
+    maps = _sampling(*corner, side, size * blocks)
+    fine = cv2.remap(image, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=grey)
     return fine if blocks == 1 else cv2.resize(fine, (size, size), interpolation=cv2.INTER_AREA)
+
+
+@lru_cache(maxsize=8)  # a video's frames share one box
+def _sampling(left: float, top: float, side: float, count: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Where a square is sampled, `count` times each way, in the fixed-point form that OpenCV reads fastest (1/32 px)."""
+    steps = (np.arange(count) + 0.5) * (side / count)
+    across, down = np.meshgrid((left + steps).astype(np.float32), (top + steps).astype(np.float32))
+    first, second = cv2.convertMaps(across, down, cv2.CV_16SC2)
+    return first, second

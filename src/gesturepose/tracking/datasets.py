@@ -83,4 +83,4 @@ def _restore(root: Path, path: str, md5: str, target: Path) -> None:
             f"DVC cannot give {path} of commit {commits[-1]} back: {error}",
             hint="Fetch it with `dvc pull`, or repeat that commit with `dvc repro`.",
         ) from error
-    os.replace(temporary, target)
+    temporary.replace(target)

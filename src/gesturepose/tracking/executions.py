@@ -37,14 +37,15 @@ def join_execution(store: Store, git_tags: Mapping[str, str]) -> str:
     return run.info.run_id
 
 
-def settle_execution(store: Store, parent_id: str) -> None:
-    """Set the parent's status from its children's; it stays as it is while one of them runs."""
+def settle_execution(store: Store, parent_id: str) -> bool:
+    """Set the parent's status from its children's; it stays as it is, and False is returned, while one of them runs."""
     with store.lock:
         children = {run.info.status for run in store.search(f"tags.`{PARENT}` = '{parent_id}'")}
         if children & set(_UNFINISHED):
-            return
+            return False
         status = "FINISHED" if children == {"FINISHED"} else "FAILED" if children else "KILLED"
         store.client.set_terminated(parent_id, status)
+        return True
 
 
 def reap_dead_runs(store: Store | None = None) -> list[str]:
@@ -54,21 +55,22 @@ def reap_dead_runs(store: Store | None = None) -> list[str]:
         The ids of the ended stage runs and of the executions that were settled.
     """
     store = store or open_store()
+    ended: list[str] = []
     try:
         with store.lock:
             dead = [run for run in store.search("attributes.status = 'RUNNING'") if _owner_is_dead(run)]
-            parents = {run.data.tags[PARENT]: None for run in dead if PARENT in run.data.tags}
+            parents: dict[str, None] = {}
             for run in dead:
-                if PARENT in run.data.tags:
+                parent_id = run.data.tags.get(PARENT)
+                if parent_id is not None:
                     store.tag(run.info.run_id, {"gesturepose.error": "the process ended without a word"})
                     store.client.set_terminated(run.info.run_id, "KILLED")
-                else:
-                    parents[run.info.run_id] = None
-            for parent_id in parents:
-                settle_execution(store, parent_id)
+                    ended.append(run.info.run_id)
+                parents[parent_id or run.info.run_id] = None
+            ended += [parent_id for parent_id in parents if settle_execution(store, parent_id)]
     except STORE_ERRORS as error:
         raise store_error(store.uri, error) from error
-    return list({run.info.run_id: None for run in dead} | parents)
+    return ended
 
 
 def _owner_is_dead(run: Run) -> bool:

@@ -23,7 +23,7 @@ from pydantic import BaseModel
 
 from gesturepose.errors import InputError
 from gesturepose.params import flatten
-from gesturepose.processes import ProcessIdentity
+from gesturepose.processes import ProcessIdentity, enclosing_dvc_process
 from gesturepose.provenance import (
     UNKNOWN,
     GitState,
@@ -57,7 +57,6 @@ class StageRun:
         self.resumed = resumed
         self._store = store
         self._parent_id = parent_id
-        self._root = root
         self._pipeline = pipeline
         self._process = os.getpid()
         self._logged = self._read_logged_steps() if resumed else set()
@@ -107,7 +106,7 @@ class StageRun:
 
         `context` says what for, such as `training`.
         """
-        source = dataset_source(self._root, source_path, self._pipeline.out_md5)
+        source = dataset_source(self._pipeline.root, source_path, self._pipeline.out_md5)
         dataset = Dataset(name, digest[:_DIGEST_LENGTH], source._get_source_type(), source.to_json())
         tags = [InputTag("mlflow.data.context", context)] if context else []
         with _reported(self._store):
@@ -137,7 +136,8 @@ class StageRun:
 def stage_run(stage: str, *, params: BaseModel, sections: Sequence[str], resume: bool = False) -> Iterator[StageRun]:
     """The MLflow run of a stage, a child of the pipeline execution's run.
 
-    It ends as FINISHED; as FAILED, with the error, after an exception; as KILLED after SIGTERM, SIGHUP or Ctrl-C.
+    It ends as FINISHED; as FAILED, with the error, after an exception; as KILLED after SIGTERM, SIGHUP or Ctrl-C, or
+    when the dvc that runs the stage is gone: the stage ends too, or a repeated `dvc repro` would write beside it.
     Settings of `sections` are its params.
 
     Args:
@@ -147,7 +147,7 @@ def stage_run(stage: str, *, params: BaseModel, sections: Sequence[str], resume:
     Raises:
         InputError: not in a project, or the tracking store does not answer.
     """
-    with _signals_as_exit() as received:
+    with _signals_as_exit() as received, _ending_with_dvc():
         run: StageRun | None = None
         try:
             run = _open_run(stage, params, sections, resume)
@@ -189,7 +189,7 @@ def _open_run(stage: str, params: BaseModel, sections: Sequence[str], resume: bo
                 store.client.log_batch(run_id, params=entries[start : start + _BATCH_PARAMS])
         if git.patch:
             store.client.log_text(run_id, git.patch, "git/uncommitted.patch")
-        return StageRun(store, run_id, parent_id, root, pipeline, resumed=earlier is not None)
+        return StageRun(store, run_id, parent_id, pipeline, tags[FINGERPRINT], resumed=earlier is not None)
 
 
 def _tags(stage: str, params: BaseModel, sections: Sequence[str], pipeline: Pipeline, git: GitState) -> dict[str, str]:
@@ -268,6 +268,30 @@ def _signals_as_exit() -> Iterator[list[str]]:
     finally:
         for number in replaced:
             signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def _ending_with_dvc() -> Iterator[None]:
+    """Send this process SIGTERM soon after the enclosing dvc process, if there is one, has died."""
+    dvc = enclosing_dvc_process()
+    if dvc is None:
+        yield
+        return
+    owner, left = ProcessIdentity.of(dvc), threading.Event()
+
+    def watch() -> None:
+        while not left.wait(1.0):
+            if owner.is_dead():
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    watcher = threading.Thread(target=watch, name="dvc watcher", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        left.set()
+        watcher.join()
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from gesturepose.provenance import project_root
 
 EXPERIMENT = "gesturepose"
 FOLDER = ".gesturepose"
-STORE_ERRORS = (MlflowException, RequestException, SQLAlchemyError, sqlite3.Error)
+STORE_ERRORS = (MlflowException, RequestException, SQLAlchemyError, sqlite3.Error, Timeout)
 _LOCK_TIMEOUT_S = 300.0
 
 
