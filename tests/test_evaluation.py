@@ -19,8 +19,8 @@ from gesturepose.evaluation import (
     evaluate_predictions,
     load_predictions,
     nearest_rows,
-    thumbnails,
     save_predictions,
+    thumbnails,
     write_evaluation,
 )
 from gesturepose.geometry import Camera

@@ -4,10 +4,10 @@ import itertools
 
 import pytest
 import torch
-from literal_gesture import literal_relation
 
 from gesturepose.models.gesture import MultiOrderRelation, motion_magnitudes, slow_fast_weights
 from gesturepose.params import STREAMS
+from literal_gesture import literal_relation
 
 PARTS = ((2,), (3, 4), (0, 1, 5, 6))  # 7 joints
 B, T, J, C, H, W, A = 2, 5, 7, 3, 4, 6, 13

@@ -68,9 +68,7 @@ def test_weighted_terms_start_alike():
 def test_withheld_labels_reach_neither_loss_nor_gradient(poison):
     criterion, batch = CollaborativeCriterion(SETTINGS), batch_of()
     pose_given, gesture_given = torch.tensor([True, False]), torch.tensor([False, True])
-    masked = replace(
-        batch, joint_valid=batch.joint_valid & pose_given[:, None, None], gesture_valid=gesture_given
-    )
+    masked = replace(batch, joint_valid=batch.joint_valid & pose_given[:, None, None], gesture_valid=gesture_given)
     uv, depth, gesture = batch.joints_uv_crop_px.clone(), batch.depth_rel.clone(), batch.gesture.clone()
     uv[1], depth[1], gesture[0] = poison, poison, -1
     poisoned = replace(masked, joints_uv_crop_px=uv, depth_rel=depth, gesture=gesture)
@@ -112,5 +110,7 @@ def test_joints_outside_the_crop_have_no_heatmap_but_a_depth():
         batch, joints_uv_crop_px=uv[:, :, keep], depth_rel=batch.depth_rel[:, :, keep],
         joint_valid=batch.joint_valid[:, :, keep],
     )  # fmt: skip
-    torch.testing.assert_close(heatmap_loss(output.heatmaps, outside), heatmap_loss(output.heatmaps[:, :, keep], inside))
+    torch.testing.assert_close(
+        heatmap_loss(output.heatmaps, outside), heatmap_loss(output.heatmaps[:, :, keep], inside)
+    )
     torch.testing.assert_close(depth_loss(output.depth_rel, outside), depth_loss(output.depth_rel, batch))

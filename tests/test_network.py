@@ -53,7 +53,11 @@ def test_gradients_reach_every_parameter(setting, params):
     probe = sum((o.heatmaps * torch.randn_like(o.heatmaps)).sum() + (o.depth_rel**2).sum() for o in outputs)
     (probe + sum((o.logits * torch.arange(A)).sum() for o in outputs)).backward()
     without = [name for name, parameter in network.named_parameters() if parameter.grad is None]
-    zero = [name for name, parameter in network.named_parameters() if parameter.grad is not None and not parameter.grad.any()]
+    zero = [
+        name
+        for name, parameter in network.named_parameters()
+        if parameter.grad is not None and not parameter.grad.any()
+    ]
     assert without == [] and zero == []
 
 
@@ -94,7 +98,9 @@ def test_poses_of_a_frame_depend_on_the_clip_only_through_later_iterations(param
 
 def test_the_depth_bias_is_the_tiled_depth(params):
     """𝒫 by the paper's words: depths repeated over H×W, concatenated, mapped by a 1×1."""
-    pose = build_network(params.network, build_trunk(params.network), gestures=A, image_size=S).iterations[0].pose.eval()
+    pose = (
+        build_network(params.network, build_trunk(params.network), gestures=A, image_size=S).iterations[0].pose.eval()
+    )
     channels = JOINTS * params.network.channels
     features, joint_maps = torch.randn(2, channels, 8, 8), torch.randn(2, channels, 8, 8)
     with torch.no_grad():
@@ -143,7 +149,8 @@ def test_overfits_one_batch(params, prepared):
     predictions = predict(infer(network, [batch], execution, title="overfit"), prepared, videos)
     seen = predictions.frame_valid
     errors_mm = metrics.joint_errors(
-        metrics.root_aligned(predictions.joints_cam_mm[seen]), metrics.root_aligned(predictions.true_joints_cam_mm[seen])
+        metrics.root_aligned(predictions.joints_cam_mm[seen]),
+        metrics.root_aligned(predictions.true_joints_cam_mm[seen]),
     )
     assert (predictions.logits.argmax(axis=1) == predictions.gesture).all()
     assert (errors_mm <= 20.0).mean() > 0.95

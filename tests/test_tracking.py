@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+import time
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
+import mlflow.data
 import pytest
 from mlflow.entities import Run
 from pydantic import BaseModel
@@ -92,7 +98,14 @@ def shell(root: Path, *command: str) -> str:
 def start_stage(root: Path, name: str, then: str) -> subprocess.Popen[str]:
     command = [sys.executable, "pipelines/stage.py", name, "data/raw.txt", f"data/{name}.out", then]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=root, env=environment(), stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(
+        command, cwd=root, env=environment(), stdout=pipe, stderr=pipe, text=True, preexec_fn=heed_ctrl_c
+    )
+
+
+def heed_ctrl_c() -> None:
+    """Tests that run in the background have inherited that Ctrl-C is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
@@ -141,6 +154,11 @@ def stages(store: Store) -> list[Run]:
 
 def executions(store: Store) -> list[Run]:
     return store.search("tags.`gesturepose.kind` = 'execution'")
+
+
+def wait(begun: Event) -> None:
+    begun.set()
+    time.sleep(60)
 
 
 def only(runs: list[Run]) -> Run:
@@ -204,6 +222,8 @@ def test_four_processes_create_one_store(bare_template: Path, tmp_path: Path, mo
     assert len(executions(store)) == 4  # no dvc process: each is an execution of its own
     assert {error for _, error in outputs} == {""}  # nor does the store's creation make a noise
     assert not (root / "mlruns").exists()
+    with contextlib.closing(sqlite3.connect(root / ".gesturepose/mlflow.db")) as database:
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_a_killed_stage_leaves_a_run_that_says_so(project: Path) -> None:
@@ -245,6 +265,20 @@ def test_the_reaper_spares_what_lives_and_what_others_own(project: Path) -> None
         assert parent.info.status == store.client.get_run(run.run_id).info.status == "RUNNING"
     assert only(executions(store)).info.status == "FINISHED"
     assert store.client.get_run(foreign.info.run_id).info.status == "RUNNING"
+
+
+def test_a_forked_worker_leaves_the_run_alone(project: Path) -> None:
+    with stage_run("first", params=Settings(), sections=[]) as run:
+        fork = multiprocessing.get_context("fork")
+        begun = fork.Event()
+        worker = fork.Process(target=wait, args=(begun,))
+        worker.start()
+        assert begun.wait(60)
+        worker.terminate()
+        worker.join()
+        assert worker.exitcode == -signal.SIGTERM
+        run.log_metrics({"loss": 1.0}, step=0)
+    assert only(stages(open_store())).info.status == "FINISHED"
 
 
 def test_an_exception_is_kept_and_passed_on(project: Path) -> None:
@@ -399,9 +433,9 @@ def test_a_dataset_leads_back_to_earlier_data(project: Path) -> None:
             run.log_dataset("tiny", text * 20, Path("data/packed"))
         runs.append(run.run_id)
     client = open_store().client
-    sources = [client.get_run(run_id).inputs.dataset_inputs[0].dataset for run_id in runs]
-    assert [source.source_type for source in sources] == ["dvc", "dvc"]
-    early, late = (DvcDatasetSource.from_json(source.source) for source in sources)
+    inputs = [client.get_run(run_id).inputs for run_id in runs]
+    early, late = (mlflow.data.get_source(each.dataset_inputs[0]) for each in inputs if each is not None)
+    assert isinstance(early, DvcDatasetSource) and isinstance(late, DvcDatasetSource)
     assert late.load() == project / "data/packed"
     assert early.load() != project / "data/packed"
     assert (early.load() / "raw.txt").read_text() == "one"

@@ -1,7 +1,5 @@
 """Training: resumed equals uninterrupted, weights come back, and bad files are refused."""
 
-import os
-
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -17,8 +15,8 @@ from gesturepose.experiment import (
     load_network,
     load_trunk,
     network_header,
-    prepare_execution,
     predict_videos,
+    prepare_execution,
 )
 from gesturepose.optim import LearningRate, build_optimiser
 
@@ -57,7 +55,9 @@ def test_best_epoch_is_by_validation_and_last_is_last(params, prepared):
     epochs = list(fit(best))
     values = [epoch.value for epoch in epochs]
     assert best.best_value == max(values)
-    assert [epoch.is_best for epoch in epochs] == [value > max(values[:n], default=-1) for n, value in enumerate(values)]
+    assert [epoch.is_best for epoch in epochs] == [
+        value > max(values[:n], default=-1) for n, value in enumerate(values)
+    ]
     last = collaborative_training(
         train_settings(params, epochs=3, select="last"), prepared, initial_trunk(params.network, seed=0)
     )
@@ -68,7 +68,9 @@ def test_best_epoch_is_by_validation_and_last_is_last(params, prepared):
 def test_finetuning_trains_the_trunk_on_poses_alone(params, prepared):
     trunk = initial_trunk(params.network, seed=0)
     before = {name: tensor.clone() for name, tensor in trunk.state_dict().items()}
-    training = finetuning(params.model_copy(update={"finetune": params.finetune.model_copy(update={"epochs": 2})}), prepared, trunk)
+    training = finetuning(
+        params.model_copy(update={"finetune": params.finetune.model_copy(update={"epochs": 2})}), prepared, trunk
+    )
     epochs = list(fit(training))
     assert epochs[1].metrics["train/loss"] < epochs[0].metrics["train/loss"]
     assert epochs[0].metrics["train/loss"] == epochs[0].metrics["train/loss_heatmap"]
@@ -86,7 +88,14 @@ def test_weights_come_back_and_predict_the_same(params, prepared, tmp_path):
     save_weights(path, training.weights(), network_header(params.network, prepared))
     assert path.read_bytes() == first
     results = [
-        predict_videos(load_network(path, prepared), prepared, prepared.split("test"), params.runtime, segments=5, clips_per_batch=b)
+        predict_videos(
+            load_network(path, prepared),
+            prepared,
+            prepared.split("test"),
+            params.runtime,
+            segments=5,
+            clips_per_batch=b,
+        )
         for b in (3, 7)
     ]
     assert results[0].frame_valid.all()
@@ -205,4 +214,4 @@ def test_nothing_half_written_when_a_folder_is_not_writable(tmp_path):
     blocked.write_text("in the way")
     with pytest.raises(InputError, match="cannot be written"):
         save_weights(blocked / "weights.safetensors", {"a": torch.zeros(1)}, {})
-    assert os.listdir(tmp_path) == ["file"]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -37,7 +37,9 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             header = json.loads((file.metadata() or {})[_HEADER])
             return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
     except FileNotFoundError:
-        raise InputError("no such weights", file=path, hint="`dvc repro` writes them, `dvc pull` fetches them.") from None
+        raise InputError(
+            "no such weights", file=path, hint="`dvc repro` writes them, `dvc pull` fetches them."
+        ) from None
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise InputError(f"not weights of this project: {error}", file=path) from None
 
@@ -52,7 +54,9 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> Non
     for name in sorted(own.keys() | state.keys()):
         if name not in state or name not in own:
             where = "has no" if name not in state else "has an unknown"
-            raise InputError(f"{where} tensor {name}", file=path, hint="The network's settings differ from the weights'.")
+            raise InputError(
+                f"{where} tensor {name}", file=path, hint="The network's settings differ from the weights'."
+            )
         if own[name].shape != state[name].shape:
             raise InputError(
                 f"{name} is {list(state[name].shape)}, the network of params.yaml has {list(own[name].shape)}",
@@ -80,7 +84,9 @@ def load_state(path: Path) -> dict[str, Any] | None:
     try:
         return torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:
-        raise InputError(f"a broken checkpoint: {error}", file=path, hint="Delete it to start the stage anew.") from None
+        raise InputError(
+            f"a broken checkpoint: {error}", file=path, hint="Delete it to start the stage anew."
+        ) from None
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -99,4 +105,6 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise InputError(f"cannot be written: {error.strerror}", file=path, hint="Free some space or choose another place.") from None
+        raise InputError(
+            f"cannot be written: {error.strerror}", file=path, hint="Free some space or choose another place."
+        ) from None

@@ -169,9 +169,10 @@ def quick_scores(predictions: Predictions) -> dict[str, float]:
     """What a training watches on its validation videos: `accuracy`, and `pck_30` root-aligned over 21 joints."""
     valid = predictions.frame_valid
     errors_mm = metrics.joint_errors(
-        metrics.root_aligned(predictions.joints_cam_mm[valid]), metrics.root_aligned(predictions.true_joints_cam_mm[valid])
+        metrics.root_aligned(predictions.joints_cam_mm[valid]),
+        metrics.root_aligned(predictions.true_joints_cam_mm[valid]),
     )
-    counted = np.isfinite(predictions.true_joints_cam_mm[valid]).all(axis=-1)
+    counted = np.asarray(np.isfinite(predictions.true_joints_cam_mm[valid]).all(axis=-1))
     sums = metrics.pose_sums(errors_mm, counted, [30.0], predictions.video_of_frame[valid], len(predictions.keys))
     seen = np.unique(predictions.video_of_frame[valid])
     correct = predictions.logits[seen].argmax(axis=1) == predictions.gesture[seen]

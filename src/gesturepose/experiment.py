@@ -143,9 +143,13 @@ def history_table(history: list[dict[str, float]]) -> pd.DataFrame:
     rows: list[dict[str, object]] = []
     for epoch in history:
         for split in ("train", "validation"):
-            values = {key.removeprefix(f"{split}/"): value for key, value in epoch.items() if key.startswith(f"{split}/")}
+            values = {
+                key.removeprefix(f"{split}/"): value for key, value in epoch.items() if key.startswith(f"{split}/")
+            }
             if values:
-                rows.append({"epoch": int(epoch["epoch"]), "split": split, "learning_rate": epoch["learning_rate"], **values})
+                rows.append(
+                    {"epoch": int(epoch["epoch"]), "split": split, "learning_rate": epoch["learning_rate"], **values}
+                )
     return pd.DataFrame(rows)
 
 
@@ -291,7 +295,7 @@ def _validate(training: Training, *, title: str) -> dict[str, float]:
 
 def _place(network: nn.Module, execution: Execution, runtime: RuntimeSettings) -> None:
     memory_format = torch.channels_last if runtime.channels_last else torch.contiguous_format
-    network.to(device=execution.device, memory_format=memory_format)
+    network.to(execution.device).to(memory_format=memory_format)
 
 
 def _copy(network: nn.Module) -> dict[str, Tensor]:

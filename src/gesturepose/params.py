@@ -182,7 +182,9 @@ class Params(_Section):
             raise ValueError("train.select is best, but data.validation is 0: there is nothing to select by; use last")
         heatmap_size = self.prepare.image_size // HEATMAP_STRIDE
         if heatmap_size % self.network.tcn_grid:
-            raise ValueError(f"network.tcn_grid {self.network.tcn_grid} does not divide the heatmaps' {heatmap_size} px")
+            raise ValueError(
+                f"network.tcn_grid {self.network.tcn_grid} does not divide the heatmaps' {heatmap_size} px"
+            )
         return self
 
 

@@ -43,11 +43,12 @@ class StageRecord:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """All stages of a project; none where DVC does not know the folder."""
+    """All stages of a project, none where DVC does not know the folder; contents are those of the first look."""
 
     root: Path
     stages: tuple[StageRecord, ...]
     out_md5: Mapping[str, str | None] = field(default_factory=dict)  # of every out, from dvc.lock
+    _digests: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def find(self, address: str) -> StageRecord | None:
         """The stage with that address."""
@@ -72,7 +73,10 @@ class Pipeline:
         return _digest({"command": stage.command, "params": stage.params, "contents": contents})
 
     def _contents(self, paths: Iterable[str]) -> dict[str, str]:
-        return {path: content_digest(self.root / path, self.out_md5.get(path)) for path in sorted(paths)}
+        for path in paths:
+            if path not in self._digests:  # reading a dataset takes its time
+                self._digests[path] = content_digest(self.root / path, self.out_md5.get(path))
+        return {path: self._digests[path] for path in paths}
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,7 @@ def _cut(image: NDArray[Any], corner: tuple[float, float], side: float, size: in
 
 @lru_cache(maxsize=8)  # a video's frames share one box
 def _sampling(left: float, top: float, side: float, count: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Where a square is sampled, `count` times each way, in the fixed-point form that OpenCV reads fastest (1/32 px)."""
+    """Where a square is sampled, `count` times each way, in OpenCV's fixed-point form (1/32 px), its fastest."""
     steps = (np.arange(count) + 0.5) * (side / count)
     across, down = np.meshgrid((left + steps).astype(np.float32), (top + steps).astype(np.float32))
     first, second = cv2.convertMaps(across, down, cv2.CV_16SC2)

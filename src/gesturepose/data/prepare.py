@@ -79,7 +79,7 @@ def prepare(root: Root, out: Path, settings: PrepareSettings, *, workers: int) -
         _write(root, labels, unfinished, settings, workers)
         if out.exists():
             shutil.rmtree(out)
-        os.replace(unfinished, out)
+        unfinished.replace(out)
     except OSError as error:
         if error.errno not in _NO_SPACE:
             raise
@@ -222,7 +222,7 @@ def _check_share(labels: _Labels, reasons: list[str], allowed: float) -> None:
 def _fingerprint(folder: Path, labels: _Labels, readable: NDArray[np.bool_], index: Index) -> str:
     """sha256 over all arrays in order and the index without the fingerprint."""
     digest = hashlib.sha256()
-    with open(folder / FRAMES_FILE, "rb") as file:  # its header says type and shape
+    with (folder / FRAMES_FILE).open("rb") as file:  # its header says type and shape
         while part := file.read(1 << 22):
             digest.update(part)
     for array in (labels.boxes, readable, labels.joints_cam_mm, labels.joints_uv_px):

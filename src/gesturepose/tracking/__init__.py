@@ -6,12 +6,19 @@ import os
 
 # Read by MLflow when it is imported: a pipeline opens no connection that nobody asked for.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines a stage, with a server
+
+from mlflow.data.dataset_source_registry import register_dataset_source
 
 from gesturepose.tracking.datasets import DvcDatasetSource
 from gesturepose.tracking.executions import reap_dead_runs
 from gesturepose.tracking.link import StageLink, link_cached_runs
 from gesturepose.tracking.stage_run import StageRun, stage_run
 from gesturepose.tracking.store import EXPERIMENT, tracking_uri
+
+# So that `mlflow.data.get_source(…)` knows our data. An entry point cannot do it: MLflow loads those in the middle
+# of its own import, when its client is not yet there.
+register_dataset_source(DvcDatasetSource)  # type: ignore[arg-type]  # annotated as an instance; it takes classes
 
 __all__ = [
     "EXPERIMENT",

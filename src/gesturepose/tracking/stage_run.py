@@ -51,9 +51,10 @@ class StageRun:
     """What a stage logs to. A metric that an earlier attempt of a resumed run logged for the same step is skipped."""
 
     def __init__(
-        self, store: Store, run_id: str, parent_id: str, root: Path, pipeline: Pipeline, resumed: bool
+        self, store: Store, run_id: str, parent_id: str, pipeline: Pipeline, fingerprint: str, resumed: bool
     ) -> None:
         self.run_id = run_id
+        self.fingerprint = fingerprint  # of all that may change the stage's result; `unknown` outside a dvc.yaml
         self.resumed = resumed
         self._store = store
         self._parent_id = parent_id

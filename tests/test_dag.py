@@ -1,0 +1,181 @@
+"""dvc.yaml: its dependencies are what the scripts import, and the DAG runs what it has to and nothing else."""
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import grimp
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from gesturepose.provenance import read_pipeline
+
+PROJECT = Path(__file__).parent.parent
+STAGES = ["generate", "prepare", "backbone", "finetune", "train", "evaluate", "report"]
+# They watch a stage, and have no part in its result.
+WATCHERS = ("gesturepose.tracking", "gesturepose.provenance", "gesturepose.processes")
+
+
+def imported_files(script, graph):
+    """The project's files that `script` imports, directly or not, without the watchers'."""
+    direct = set()
+    for node in ast.walk(ast.parse(script.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("gesturepose"):
+            for name in node.names:
+                module = f"{node.module}.{name.name}"
+                direct.add(module if module in graph.modules else node.module)
+    modules = {module for module in direct if not module.startswith(WATCHERS)}
+    for module in tuple(modules):
+        modules |= graph.find_upstream_modules(module)
+    files = set()
+    for module in modules:
+        path = PROJECT / "src" / Path(*module.split("."))
+        files.add(path.with_suffix(".py") if path.with_suffix(".py").exists() else path / "__init__.py")
+    return {file for file in files if file.read_text().strip()}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_code_dependencies_are_the_imports(stage):
+    declared = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"][stage]["deps"]
+    code = {PROJECT / path for path in declared if path.startswith(("src/", "pipelines/"))}
+    script = PROJECT / "pipelines" / f"{stage}.py"
+    used = imported_files(script, grimp.build_graph("gesturepose", cache_dir=None)) | {script}
+    covered = {file for file in used if any(file == path or path in file.parents for path in code)}
+    initial = PROJECT / "src/gesturepose/__init__.py"
+    assert used - covered - {initial} == set(), "imported, and no dependency"
+    templates = PROJECT / "src/gesturepose/templates"
+    idle = {path for path in code - {templates} if not any(file == path or path in file.parents for file in used)}
+    assert idle == set(), "a dependency, and not imported"
+
+
+def run(*command, cwd, check=True):
+    bin_folder = Path(sys.executable).parent
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "MLFLOW_"))}
+    environment |= {"PATH": f"{bin_folder}{os.pathsep}{environment['PATH']}", "DVC_NO_ANALYTICS": "1"}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    if check and done.returncode:
+        raise AssertionError(f"{' '.join(command)} exited with {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def checkout(folder):
+    """The project's files as a repository of its own, with the `test` profile."""
+    listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", cwd=PROJECT).stdout
+    for name in filter(None, listed.split("\0")):
+        if (PROJECT / name).exists() and not name.startswith("reports/") and name != "dvc.lock":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(PROJECT / name, folder / name)
+    run("gesturepose", "profile", "test", cwd=folder)
+    run("git", "init", "-q", cwd=folder)
+    run("git", "add", "-A", cwd=folder)
+    run("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qm", "start", cwd=folder)
+    return folder
+
+
+def stages_run(done):
+    return [line.split("'")[1].split("@")[0] for line in done.stdout.splitlines() if line.startswith("Running stage '")]
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory):
+    folder = checkout(tmp_path_factory.mktemp("project"))
+    return folder, run("dvc", "repro", "dvc.yaml", cwd=folder)
+
+
+def test_the_whole_pipeline_runs(reproduced):
+    folder, done = reproduced
+    assert sorted(stages_run(done)) == sorted(STAGES)
+    metrics = json.loads((folder / "reports/evaluate/metrics.json").read_text())
+    assert metrics["data"]["name"] == "synthetic"
+    assert 0.0 <= metrics["pose"]["root_aligned"]["joints21"]["pck_30"] <= 1.0
+    assert set(metrics["pose"]["baselines"]) == {"mean_pose", "nearest_frame"}
+    assert (folder / "reports/index.html").stat().st_size > 10_000
+    assert run("dvc", "status", "-q", "dvc.yaml", cwd=folder, check=False).returncode == 0
+
+
+def test_one_parent_and_a_finished_child_for_each_stage(reproduced):
+    folder, _ = reproduced
+    client = MlflowClient(f"sqlite:///{folder}/.gesturepose/mlflow.db")
+    experiment = client.get_experiment_by_name("gesturepose")
+    runs = client.search_runs([experiment.experiment_id], max_results=100)
+    parents = [found for found in runs if "mlflow.parentRunId" not in found.data.tags]
+    children = [found for found in runs if "mlflow.parentRunId" in found.data.tags]
+    assert len(parents) == 1
+    assert sorted(child.data.tags["gesturepose.stage"] for child in children) == sorted(STAGES)
+    assert {found.info.status for found in runs} == {"FINISHED"}
+    assert {child.data.tags["mlflow.parentRunId"] for child in children} == {parents[0].info.run_id}
+    commit = run("git", "rev-parse", "HEAD", cwd=folder).stdout.strip()
+    assert {child.data.tags["gesturepose.git.commit"] for child in children} == {commit}
+    assert {child.data.tags["gesturepose.git.dirty"] for child in children} == {"false"}
+    by_stage = {child.data.tags["gesturepose.stage"]: child for child in children}
+    assert "validation/accuracy" in by_stage["train"].data.metrics
+    assert "gesture.accuracy" in by_stage["evaluate"].data.metrics
+    assert by_stage["train"].data.params["train.epochs"] == "2"
+    assert [file.path for file in client.list_artifacts(by_stage["report"].info.run_id, "figures")] != []
+
+
+def test_second_repro_runs_nothing_and_changes_run_what_follows(reproduced):
+    folder, _ = reproduced
+    assert stages_run(run("dvc", "repro", "dvc.yaml", cwd=folder)) == []
+
+    def planned():
+        return stages_run(run("dvc", "repro", "--dry", "dvc.yaml", cwd=folder))
+
+    params = (folder / "params.yaml").read_text()
+    edit(folder / "params.yaml", "gesture: 0.001", "gesture: 0.002")
+    assert planned() == ["train"] or set(planned()) == {"train", "evaluate", "report"}
+    assert "prepare" not in planned() and "finetune" not in planned()
+    (folder / "params.yaml").write_text(params)
+    edit(folder / "params.yaml", "workers: 2", "workers: 1")
+    assert planned() == []
+    (folder / "params.yaml").write_text(params)
+    plots = (folder / "src/gesturepose/plots.py").read_text()
+    (folder / "src/gesturepose/plots.py").write_text(plots + "\n# another style\n")
+    assert planned() == ["report"]
+    (folder / "src/gesturepose/plots.py").write_text(plots)
+    assert planned() == []
+
+
+def test_a_clean_repro_gives_the_same_bits(reproduced, tmp_path):
+    folder, _ = reproduced
+    again = checkout(tmp_path / "again")
+    run("dvc", "repro", "dvc.yaml", cwd=again)
+    for name in ("dvc.lock", "reports/evaluate/metrics.json", "reports/train/history.csv", "reports/index.html"):
+        assert (again / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+def test_real_data_leaves_the_generator_out(reproduced):
+    """data.root names a dataset: prepare depends on it, and no stage writes it."""
+    folder, _ = reproduced
+    shutil.copytree(folder / "data/synthetic", folder / "data/recorded", symlinks=True)
+    params = (folder / "params.yaml").read_text()
+    edit(folder / "params.yaml", "root: data/synthetic", "root: data/recorded")
+    edit(folder / "params.yaml", "sets: [synthetic]", "sets: []")
+    listed = run("dvc", "stage", "list", "dvc.yaml", cwd=folder).stdout
+    assert "generate" not in listed and "prepare" in listed
+    assert "prepare" in stages_run(run("dvc", "repro", "--dry", "dvc.yaml", cwd=folder))
+    pipeline = read_pipeline(folder)
+    assert "data/recorded" in pipeline.find("prepare").data
+    assert not any("data/recorded" in stage.outs for stage in pipeline.stages)
+    (folder / "params.yaml").write_text(params)
+
+
+def test_a_users_mistake_has_a_message_and_no_traceback(reproduced):
+    folder, _ = reproduced
+    params = (folder / "params.yaml").read_text()
+    edit(folder / "params.yaml", "  channels: 2", "  chanels: 2")
+    done = run(sys.executable, "pipelines/train.py", cwd=folder, check=False)
+    (folder / "params.yaml").write_text(params)
+    assert done.returncode == 2
+    assert "did you mean network.channels?" in done.stderr and "Traceback" not in done.stderr
