@@ -61,7 +61,7 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> Non
             raise InputError(
                 f"{name} is {list(state[name].shape)}, the network of params.yaml has {list(own[name].shape)}",
                 file=path,
-                hint="Compare network.channels and the other network settings, or run the stage that wrote the weights.",
+                hint="Compare network.channels and its neighbours, or run the stage that wrote the weights.",
             )
     module.load_state_dict(dict(state))
 

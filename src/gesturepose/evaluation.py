@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -209,8 +208,8 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
         for name in ("pck_curve", "confusion", "per_class", "per_video"):
             getattr(evaluation, name).to_csv(fresh / f"{name}.csv", index=False, lineterminator="\n", encoding="utf-8")
         if folder.exists():
-            os.replace(folder, stale)
-        os.replace(fresh, folder)
+            folder.replace(stale)
+        fresh.replace(folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     shutil.rmtree(stale, ignore_errors=True)

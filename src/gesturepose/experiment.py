@@ -139,7 +139,7 @@ def fit(training: Training, checkpoint: Path | None = None) -> Iterator[Epoch]:
 
 
 def history_table(history: list[dict[str, float]]) -> pd.DataFrame:
-    """One row for each epoch and split: epoch, split, learning_rate, the losses, and the scores where there are some."""
+    """One row for each epoch and split: epoch, split, learning_rate, losses, and scores where there are some."""
     rows: list[dict[str, object]] = []
     for epoch in history:
         for split in ("train", "validation"):

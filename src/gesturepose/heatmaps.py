@@ -39,8 +39,8 @@ def gaussian_heatmaps(uv_heatmap_px: Tensor, height: int, width: int) -> Tensor:
 def decode_heatmaps(heatmaps: Tensor) -> Tensor:
     """[..., H, W] heatmaps → [..., 2] peak in heatmap px, sub-pixel.
 
-    A parabola through the logarithms of the maximum and its two neighbours, along each axis: exact for a Gaussian of any
-    σ (the idea of DARK, Zhang et al., CVPR 2020, without its blur). No shift along an axis on which the maximum lies at
+    A parabola through the logarithms of the maximum and its two neighbours, along each axis: exact for a Gaussian of
+    any σ (the idea of DARK, Zhang et al., CVPR 2020, without its blur). No shift along an axis on which the maximum lies at
     the border, nor in a map without a positive value.
     """
     height, width = heatmaps.shape[-2:]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import io
 import json
-import os
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
@@ -247,7 +246,7 @@ def apply_profile(name: str, path: Path = PARAMS_FILE) -> list[str]:
     except InputError:
         temporary.unlink()
         raise
-    os.replace(temporary, path)
+    temporary.replace(path)
     return changes
 
 

@@ -75,7 +75,7 @@ def build_heatmap_network(settings: NetworkSettings, trunk: Trunk) -> HeatmapNet
 
 
 def build_network(settings: NetworkSettings, trunk: Trunk, *, gestures: int, image_size: int) -> CollaborativeNetwork:
-    """The whole network around `trunk`, for crops of `image_size` px and `gestures` classes; every size is fixed here."""
+    """The network around `trunk`, for crops of `image_size` px and `gestures` classes; every size is fixed here."""
     channels = JOINTS * settings.channels
     modules = 1 if settings.share_iterations else settings.iterations
     iterations = nn.ModuleList(

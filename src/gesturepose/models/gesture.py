@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -184,7 +185,7 @@ class StreamTcn(nn.Module):
         sizes = [features] + [width] * layers
         self.convolutions = nn.ModuleList(
             nn.Conv1d(streams * c_in, streams * c_out, kernel_size=3, padding=1, groups=streams)
-            for c_in, c_out in zip(sizes[:-1], sizes[1:], strict=True)
+            for c_in, c_out in pairwise(sizes)
         )
         self.classify = nn.Conv1d(streams * width, streams * gestures, kernel_size=1, groups=streams)
         self.streams = streams

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -34,7 +36,7 @@ class Trunk(nn.Module):
                     nn.BatchNorm2d(c_out),
                     nn.ReLU(inplace=True),
                 )
-                for c_in, c_out in zip(channels[:-1], channels[1:], strict=True)
+                for c_in, c_out in pairwise(channels)
             )
         )
         self.to_joints = nn.Conv2d(head_channels, out_channels, kernel_size=1)
