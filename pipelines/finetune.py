@@ -31,7 +31,7 @@ def main() -> None:
         table = history_table(training.history).round(6)
         write_atomically(HISTORY, table.to_csv(index=False, lineterminator="\n").encode())
         run.log_artifact(HISTORY)
-        run.checkpoint.unlink(missing_ok=True)
+        run.drop_checkpoint()
 
 
 if __name__ == "__main__":

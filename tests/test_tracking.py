@@ -234,8 +234,9 @@ def test_a_killed_stage_leaves_a_run_that_says_so(project: Path) -> None:
     processes["dvc"] = subprocess.Popen(
         ["dvc", "repro", "-q", "first"], cwd=project, env=environment(), stdout=pipe, stderr=pipe, text=True
     )
-    for name, process in processes.items():
+    for process in processes.values():  # all of them have begun: a stage that begins would reap the killed one
         assert process.stdout is not None and process.stdout.readline().strip()
+    for name, process in processes.items():
         process.send_signal(signals.get(name, signal.SIGKILL))
     for process in processes.values():
         process.communicate()  # of dvc: until the stage that it left behind has closed the pipe

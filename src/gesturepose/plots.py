@@ -19,9 +19,10 @@ import pandas as pd
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter
 from numpy.typing import NDArray
 
+from gesturepose.metrics import confusion_matrix, joint_errors, root_aligned
 from gesturepose.skeleton import BONES, FINGERS, WRIST
 from gesturepose.structures import Predictions
 
@@ -165,9 +166,8 @@ def confusion_figure(confusion: pd.DataFrame, gestures: Sequence[str]) -> Figure
 def confusion_counts(confusion: pd.DataFrame, gestures: Sequence[str]) -> NDArray[np.int64]:
     """[A, A] number of videos by true (rows) and predicted (columns) class."""
     position = {name: index for index, name in enumerate(gestures)}
-    counts = np.zeros((len(gestures), len(gestures)), np.int64)
-    np.add.at(counts, (confusion["actual"].map(position).to_numpy(), confusion["predicted"].map(position).to_numpy()), 1)
-    return counts
+    actual, predicted = (confusion[column].map(position).to_numpy(np.int64) for column in ("actual", "predicted"))
+    return confusion_matrix(actual, predicted, len(gestures))
 
 
 @_styled
@@ -184,8 +184,8 @@ def per_class_figure(confusion: pd.DataFrame, gestures: Sequence[str]) -> Figure
     axes = figure.add_subplot()
     rows = np.arange(len(present))
     axes.barh(rows, accuracy, color=BLUE, height=0.68)
-    for row, index, value in zip(rows, present, accuracy, strict=True):
-        axes.text(value + 0.01, row, f"{right[index]} of {videos[index]}", va="center", size=8)
+    for row, index in zip(rows, present, strict=True):
+        axes.text(1.02, row, f"{right[index]} of {videos[index]}", va="center", size=8)
     mean, chance = right.sum() / videos.sum(), 1.0 / len(gestures)
     axes.axvline(mean, color=INK, linewidth=1.2, linestyle="--", label=f"all videos {mean:.1%}")
     axes.axvline(chance, color=VERMILION, linewidth=1.2, linestyle=":", label=f"chance {chance:.1%}")
@@ -269,7 +269,9 @@ def choose_examples(predictions: Predictions) -> tuple[Choice, ...]:
     Of each video, the readable frame whose error is the video's (lower) median. Nothing is drawn at random: ties go to the
     earlier video and frame. Fewer than four videos give fewer examples.
     """
-    error_mm = _root_aligned_error_mm(predictions)
+    error_mm = joint_errors(
+        root_aligned(predictions.joints_cam_mm), root_aligned(predictions.true_joints_cam_mm)
+    ).mean(axis=1)
     readable = np.flatnonzero(predictions.frame_valid)
     videos = np.unique(predictions.video_of_frame[readable])
     rows = {int(v): readable[predictions.video_of_frame[readable] == v] for v in videos}
@@ -289,25 +291,26 @@ def choose_examples(predictions: Predictions) -> tuple[Choice, ...]:
 @_styled
 def qualitative_figure(examples: Sequence[Example]) -> Figure:
     """Fig. 5: the predicted and the true 2D skeleton by finger, and both 3D skeletons, wrists together, from two sides."""
-    figure = Figure(figsize=(10.2, 2.75 * len(examples) + 0.35), layout=None)
+    height = 2.75 * len(examples) + 0.45  # inches; the heads take the upper 0.45
+    figure = Figure(figsize=(10.6, height), layout="none")
     grid = figure.add_gridspec(
-        len(examples), 4, left=0.01, right=0.985, top=1 - 0.62 / figure.get_figheight(), bottom=0.01, wspace=0.06, hspace=0.2
+        len(examples), 4, left=0.01, right=0.99, top=1 - 0.72 / height, bottom=0.01, wspace=0.03, hspace=0.14
     )
     for row, example in enumerate(examples):
         for column, uv_crop_px in enumerate((example.uv_crop_px, example.true_uv_crop_px)):
             axes = figure.add_subplot(grid[row, column])
             _draw_on_crop(axes, example, uv_crop_px)
             if column == 0:
-                axes.set_title(example.title, size=9)
-        for column, (elevation, azimuth) in ((2, (12, -78)), (3, (12, -8))):
+                axes.set_title(example.title, size=9, pad=5, weight="normal")
+        for column, (elevation, azimuth) in ((2, (8, -90)), (3, (8, -8))):
             _draw_in_space(figure.add_subplot(grid[row, column], projection="3d"), example, elevation, azimuth)
-    heads = ("predicted 2D", "true 2D", "3D, from the camera", "3D, from the side")
+    heads = ("predicted in 2D", "true in 2D", "3D from the camera", "3D from the side")
     for column, head in enumerate(heads):
         place = grid[0, column].get_position(figure)
-        figure.text(place.x0 + place.width / 2, 1 - 0.1 / figure.get_figheight(), head, ha="center", va="top", weight="bold")
+        figure.text(place.x0 + place.width / 2, 1 - 0.08 / height, head, ha="center", va="top", weight="bold", size=10)
     lines = figure.axes[2].get_lines()
-    figure.legend([lines[0], lines[len(BONES)]], ["predicted", "true"], ncols=2, loc="upper center", fontsize=8.5,
-                  bbox_to_anchor=(0.75, 1 - 0.24 / figure.get_figheight()))  # fmt: skip
+    figure.legend([lines[0], lines[len(BONES)]], ["predicted", "true (grid: 50 mm)"], ncols=2, loc="upper center",
+                  bbox_to_anchor=(0.745, 1 - 0.26 / height), fontsize=8.5)  # fmt: skip
     return figure
 
 
@@ -352,22 +355,14 @@ def _draw_in_space(axes: Any, example: Example, elevation: float, azimuth: float
         ylim=(centre[1] - half_mm, centre[1] + half_mm),
         zlim=(centre[2] - half_mm, centre[2] + half_mm),
     )
-    axes.set_box_aspect((1, 1, 1), zoom=1.12)
+    axes.set_box_aspect((1, 1, 1), zoom=1.3)
     axes.view_init(elev=elevation, azim=azimuth)
     for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
-        axis.set_major_locator(MaxNLocator(5, steps=[5, 10]))
+        axis.set_major_locator(MultipleLocator(50.0))
         axis.set_pane_color("#F6F7F8")
-        axis.set_tick_params(labelsize=6, pad=-3, labelcolor=GREY)
-    axes.text2D(0.98, 0.0, "ticks in mm", transform=axes.transAxes, ha="right", size=6.5, color=GREY)
-
-
-def _root_aligned_error_mm(predictions: Predictions) -> NDArray[np.float64]:
-    """[F] mean over the joints of the distance with both wrists at the origin."""
-    predicted, true = (
-        joints - joints[:, [WRIST]]
-        for joints in (predictions.joints_cam_mm.astype(float), predictions.true_joints_cam_mm.astype(float))
-    )
-    return np.linalg.norm(predicted - true, axis=-1).mean(axis=1)
+        axis.set_tick_params(labelbottom=False, labelleft=False, length=0)
+        axis.set_ticklabels([])
+        axis.line.set_visible(False)
 
 
 def _row(figure: Figure, columns: int) -> list[Axes]:

@@ -3,10 +3,10 @@
 The hand's own frame, in mm: the wrist is the origin, x points to the little finger's side (ulnar), y along the middle
 metacarpal to the fingers (distal), z out of the back of the hand (dorsal). Seen from behind, fingers up, x goes right.
 
-Every finger bends in one plane. Its angles are abduction (in the palm's plane, positive to the ulnar side), then the flexion
-of MCP, PIP and DIP (positive to the palm). The thumb's first joint in the files is its carpal one, a saddle: `radial` swings
-the thumb away from the index in the palm's plane, `palmar` lifts it out of that plane, `roll` turns the plane in which the
-last two joints bend; 0° bends it across the palm.
+Every finger bends in one plane. Its angles are abduction (in the palm's plane, positive to the ulnar side), then the
+flexion of MCP, PIP and DIP (positive to the palm). The thumb's first joint in the files is its carpal one, a saddle:
+`radial` swings the thumb away from the index in the palm's plane, `palmar` lifts it out of that plane, `roll` turns the
+plane in which the last two joints bend; 0° bends it across the palm.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def within_limits(angles_deg: Array) -> Array:
 
 
 def pose_hand(bones: Anatomy, angles_deg: Array) -> Array:
-    """[T, 21] angles (columns `ANGLES`) → [T, 21, 3] joints in the hand's frame, mm, wrist first, each finger MCP to TIP."""
+    """[T, 21] angles (columns `ANGLES`) → [T, 21, 3] joints in the hand's frame, mm, in the order of `skeleton`."""
     angles = np.deg2rad(angles_deg)
     joints_mm = np.zeros((len(angles), 21, 3))
     for finger in range(5):

@@ -1,7 +1,8 @@
 """From a planned video to the hand's joints in the camera's frame: handshapes, motions, subjects' styles and views.
 
-A video's movement is a function of its own time, 0 to 1, so `release` is exactly `form` run backwards: no single frame tells
-them apart. `snap` follows form's path with an accelerating timing, `shake` follows wave's at more than twice its speed.
+A video's movement is a function of its own time, 0 to 1, so `release` is exactly `form` run backwards: no single frame
+tells them apart. `snap` follows form's path with an accelerating timing, `shake` follows wave's at more than twice its
+speed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ _STYLE_STREAM: Final = 22
 _FRAMES_PER_SECOND: Final = 30.0
 
 # Angles in degrees, columns as in `hand.ANGLES`: thumb (radial, palmar, roll, mcp, ip), then four fingers
-# (abduction, mcp, pip, dip). The thumbs were fitted so that its tip meets the finger it touches without passing through it.
+# (abduction, mcp, pip, dip). Each thumb was fitted so that its tip meets a finger
+# without passing through it.
 _CURLED: Final = ((0, 78, 100, 60), (0, 80, 102, 60), (0, 80, 102, 60), (0, 78, 98, 58))
 
 
@@ -49,7 +51,7 @@ _LOOSEST: Final = 0.12  # where form starts between the resting hand (0) and the
 _FINGERS_CAM: Final = (-0.32, -0.66, 0.56)
 _BACK_CAM: Final = (-0.15, -0.45, -0.85)
 _VIEW_MEAN_DEG: Final = (0.0, 12.0, 0.0)  # about the hand's x (pitch), y (roll) and z (yaw)
-_VIEW_SPREAD_DEG: Final = (16.0, 24.0, 18.0)
+_VIEW_SPREAD_DEG: Final = (13.0, 20.0, 15.0)
 
 # The rigid part of the two paths in the hand's frame: rotation vectors about a point in the forearm, and displacements.
 _PIVOT_MM: Final = np.array([0.0, -70.0, 0.0])
@@ -63,7 +65,7 @@ _SNAP_EXPONENT: Final = 3.2
 # Wrist depth over FPHA: median 355 mm, 1–99 % 172–540 mm. The picture's centre of a hand, px at 1920×1080.
 _DEPTH_MM: Final = (355.0, 78.0, 168.0, 560.0)  # mean, standard deviation, least, greatest
 _NEAREST_MM: Final = 95.0  # no joint comes closer to the camera
-_CENTRE_PX: Final = ((985.0, 310.0), (600.0, 145.0))
+_CENTRE_PX: Final = ((985.0, 340.0), (620.0, 160.0))
 
 
 @dataclass(frozen=True)

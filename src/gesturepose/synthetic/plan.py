@@ -106,7 +106,7 @@ def _small_lengths(rng: np.random.Generator, size: Size, count: int) -> Ints:
 
 
 def _full_layout(rng: np.random.Generator) -> tuple[Ints, Ints, Bools]:
-    """FPHA's margins: videos by subject exactly, 23 to 33 a gesture, 600 / 575, every subject and gesture on both sides."""
+    """FPHA's margins: videos by subject, 23 to 33 a gesture, 600 / 575; subjects and gestures stand on both sides."""
     total, gesture_count = sum(_FULL_SUBJECTS), len(gestures("full"))
     least, most = _FULL_PER_GESTURE
     sizes = np.clip(np.round(rng.normal(total / gesture_count, 2.2, gesture_count)), least, most).astype(np.int64)

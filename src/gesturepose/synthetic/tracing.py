@@ -22,7 +22,7 @@ from gesturepose.synthetic.shapes import GROUPS, SMOOTHING_MM, Cones, across
 TILE: Final = 8
 _BUCKETS: Final = (3, 5, 7, 10, 14, 20, 28)  # tiles march together by the number of cones that reach them
 _MARGIN_MM: Final = 5.0  # how far a smooth union can stand out of its members
-_STEPS: Final = (4, 3, 4)  # after each round, tiles whose rays have all settled leave
+_STEPS: Final = (4, 3, 3, 4, 6)  # after each round, tiles whose rays have all settled leave
 _FAR_MM: Final = 1e4
 
 
@@ -142,6 +142,8 @@ class _March:
     t: Tensor  # [N, R]
     near: Tensor  # [N, R] px, the smallest distance so far, in pixels at that depth
     near_t: Tensor  # [N, R]
+    last: Tensor  # [N, R] mm, beyond it there is nothing left to meet
+    has_cut: bool  # some cone is cut off square
 
     def select(self, which: Tensor) -> _March:
         return _March(
@@ -157,19 +159,23 @@ class _March:
             self.t[which],
             self.near[which],
             self.near_t[which],
+            self.last[which],
+            self.has_cut,
         )
 
 
-def _cone_distances(t: Tensor, along: Tensor, twice_start: Tensor, scalars: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _cone_distances(march: _March) -> tuple[Tensor, Tensor, Tensor]:
     """Signed distance of the ray points t·d to each cone [N, K, R], with what the gradient reuses: place h, length D."""
-    offset, square, tangent, length, slope, radius, cut, _ = scalars
-    t = t[:, None]
-    y = (t * along).sub_(offset)
-    x2 = t.sub(twice_start).mul_(t).add_(square).addcmul_(y, y, value=-1).clamp_min_(0)
+    offset, square, tangent, length, slope, radius, cut, _ = march.scalars
+    t = march.t[:, None]
+    y = (t * march.along).sub_(offset)
+    x2 = t.sub(march.twice_start).mul_(t).add_(square).addcmul_(y, y, value=-1).clamp_min_(0)
     h = torch.minimum(torch.addcmul(y, x2.sqrt(), tangent, value=-1).clamp_min_(0), length)
     reach = torch.addcmul(x2, y - h, y - h).sqrt_()
     distance = torch.addcmul(reach, h, slope).sub_(radius)
-    return torch.maximum(distance, y.neg_().add_(cut)) if bool((cut > -1).any()) else distance, h, reach
+    if march.has_cut:
+        distance = torch.maximum(distance, y.neg_().add_(cut))
+    return distance, h, reach
 
 
 def _group_sums(distance: Tensor, inverse_k: Tensor, member: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,14 +186,17 @@ def _group_sums(distance: Tensor, inverse_k: Tensor, member: Tensor) -> tuple[Te
 
 def _hand_distance(march: _March) -> Tensor:
     """[N, R] the field at the rays' present points."""
-    distance, _, _ = _cone_distances(march.t, march.along, march.twice_start, march.scalars)
+    distance, _, _ = _cone_distances(march)
     _, sums = _group_sums(distance, march.inverse_k, march.member)
     smoothing = sums.new_tensor(SMOOTHING_MM)[:, None]
     return -(sums.clamp_min_(1e-36).log_() * smoothing).amax(1)
 
 
-def _first_guess(march: _March) -> Tensor:
-    """[N, R] where each ray meets the sphere of a cone nearest to it: on the surface or a little in front of it."""
+def _first_guess(march: _March) -> tuple[Tensor, Tensor]:
+    """[N, R] where each ray first meets the sphere of a cone nearest to it, and where it has left all cones behind.
+
+    The first is on the surface or near it on either side: the march takes signed steps.
+    """
     offset, square, _, length, slope, radius, _, _ = march.scalars
     axial = march.along
     toward = march.twice_start * 0.5
@@ -198,7 +207,8 @@ def _first_guess(march: _March) -> Tensor:
     depth2 = (r + 1.0).square() - gap2
     graze = (gap2.clamp_min(0).sqrt() - r).clamp_min(0)
     guess = torch.where(depth2 > 0, closest - depth2.clamp_min(0).sqrt(), closest - r + 3 * graze)
-    return guess.amin(1).clamp_min(1.0)
+    last = torch.where(graze < _MARGIN_MM, closest + r + _MARGIN_MM, torch.zeros_like(guess))
+    return guess.amin(1).clamp_min(1.0), last.amax(1)
 
 
 def _batches(
@@ -236,8 +246,10 @@ def _batches(
                 direction.new_zeros(direction.shape[:2]),
                 direction.new_full(direction.shape[:2], 1e6),
                 direction.new_zeros(direction.shape[:2]),
+                direction.new_zeros(direction.shape[:2]),
+                bool((scalars[6] > -1).any()),
             )
-            march.t = _first_guess(march)
+            march.t, march.last = _first_guess(march)
             yield march
 
 
@@ -250,6 +262,8 @@ def _run(march: _March, prop: Prop | None, pixel_mm: float) -> Iterator[_March]:
         depth2 = prop.bound_mm**2 - gap2
         entry = torch.where((depth2 > 0) & prop.drawn[march.frame, None], toward - depth2.clamp_min(0).sqrt(), _FAR_MM)
         march.t = torch.minimum(march.t, entry).clamp_min_(1.0)
+        leaves = torch.where(entry < _FAR_MM, toward + prop.bound_mm, torch.zeros_like(entry))
+        march.last = torch.maximum(march.last, leaves)
     for round_, steps in enumerate(_STEPS):
         for _ in range(steps):
             distance = _hand_distance(march)
@@ -265,8 +279,7 @@ def _run(march: _March, prop: Prop | None, pixel_mm: float) -> Iterator[_March]:
             return
         # A ray has settled when it stands on the surface, or when it has passed everything.
         on_surface = distance.abs() < 0.15 * march.t * pixel_mm
-        passed = (distance > 12.0) & (size > march.near)
-        settled = (on_surface | passed).all(1)
+        settled = (on_surface | (march.t > march.last)).all(1)
         if bool(settled.any()):
             yield march.select(settled.nonzero()[:, 0])
             rest = (~settled).nonzero()[:, 0]
@@ -279,7 +292,7 @@ def _surface(march: _March, table: Table, prop: Prop | None, camera: Camera) -> 
     """Normals and labels at the points where the rays came nearest."""
     march.t = march.near_t
     point = march.direction * march.t[..., None]
-    distance, h, reach = _cone_distances(march.t, march.along, march.twice_start, march.scalars)
+    distance, h, reach = _cone_distances(march)
     weight, sums = _group_sums(distance, march.inverse_k, march.member)
     fields = sums.clamp_min(1e-36).log() * sums.new_tensor(SMOOTHING_MM)[:, None]
     best, winner = fields.max(1)

@@ -11,7 +11,7 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two l
 from mlflow.data.dataset_source_registry import register_dataset_source
 
 from gesturepose.tracking.datasets import DvcDatasetSource
-from gesturepose.tracking.executions import reap_dead_runs
+from gesturepose.tracking.executions import dead_runs, reap_dead_runs
 from gesturepose.tracking.link import StageLink, link_cached_runs
 from gesturepose.tracking.stage_run import StageRun, stage_run
 from gesturepose.tracking.store import EXPERIMENT, tracking_uri
@@ -25,6 +25,7 @@ __all__ = [
     "DvcDatasetSource",
     "StageLink",
     "StageRun",
+    "dead_runs",
     "link_cached_runs",
     "reap_dead_runs",
     "stage_run",

@@ -48,8 +48,17 @@ def settle_execution(store: Store, parent_id: str) -> bool:
         return True
 
 
+def dead_runs(store: Store | None = None) -> list[Run]:
+    """The unfinished runs of this host whose process is gone (by SIGKILL, or a loss of power)."""
+    store = store or open_store()
+    try:
+        return [run for run in store.search("attributes.status = 'RUNNING'") if _owner_is_dead(run)]
+    except STORE_ERRORS as error:
+        raise store_error(store.uri, error) from error
+
+
 def reap_dead_runs(store: Store | None = None) -> list[str]:
-    """End, as KILLED, the unfinished runs of this host whose process is gone (by SIGKILL, or a loss of power).
+    """End `dead_runs` as KILLED.
 
     Returns:
         The ids of the ended stage runs and of the executions that were settled.
@@ -58,9 +67,8 @@ def reap_dead_runs(store: Store | None = None) -> list[str]:
     ended: list[str] = []
     try:
         with store.lock:
-            dead = [run for run in store.search("attributes.status = 'RUNNING'") if _owner_is_dead(run)]
             parents: dict[str, None] = {}
-            for run in dead:
+            for run in dead_runs(store):
                 parent_id = run.data.tags.get(PARENT)
                 if parent_id is not None:
                     store.tag(run.info.run_id, {"gesturepose.error": "the process ended without a word"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -17,6 +18,7 @@ from types import FrameType
 from typing import Any
 
 import psutil
+from filelock import FileLock, Timeout
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from pydantic import BaseModel
@@ -37,7 +39,7 @@ from gesturepose.provenance import (
 from gesturepose.tracking.datasets import dataset_source
 from gesturepose.tracking.executions import PARENT, join_execution, reap_dead_runs, settle_execution
 from gesturepose.tracking.link import COMMIT, FINGERPRINT
-from gesturepose.tracking.store import STORE_ERRORS, Store, open_store, store_error
+from gesturepose.tracking.store import FOLDER, STORE_ERRORS, Store, open_store, store_error, store_root
 
 _PARAMS_FINGERPRINT = "gesturepose.fingerprint.params"
 _ERROR = "gesturepose.error"
@@ -65,6 +67,21 @@ class StageRun:
             run_id, sampling_interval=_SAMPLING_S, resume_logging=resumed, tracking_uri=store.uri
         )
         self._monitor.start()
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """Where the state of an unfinished training belongs: outside DVC's outs, under all that determines the result.
+
+        None where that is unknown: a state must never be taken up by another computation.
+        """
+        if self.fingerprint == UNKNOWN:
+            return None
+        return store_root() / FOLDER / "checkpoints" / f"{self.fingerprint}.pt"
+
+    def drop_checkpoint(self) -> None:
+        """The stage is done; a forced rerun starts anew."""
+        if self.checkpoint is not None:
+            self.checkpoint.unlink(missing_ok=True)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Log the values of one step in one batch."""
@@ -146,9 +163,9 @@ def stage_run(stage: str, *, params: BaseModel, sections: Sequence[str], resume:
         resume: continue the newest killed or failed run of the same stage, settings, code and data, if there is one.
 
     Raises:
-        InputError: not in a project, or the tracking store does not answer.
+        InputError: not in a project, the stage already runs there, or the tracking store does not answer.
     """
-    with _signals_as_exit() as received, _ending_with_dvc():
+    with _signals_as_exit() as received, _ending_with_dvc(), _alone(stage):
         run: StageRun | None = None
         try:
             run = _open_run(stage, params, sections, resume)
@@ -158,6 +175,26 @@ def stage_run(stage: str, *, params: BaseModel, sections: Sequence[str], resume:
                 _finish_after(error, run, received)
             raise
         run._finish("FINISHED", "")
+
+
+@contextmanager
+def _alone(stage: str) -> Iterator[None]:
+    """Two processes must not write the outs of one stage: the second is refused."""
+    root = project_root()
+    name = hashlib.sha256(current_address(stage, root).encode()).hexdigest()[:16]
+    lock = FileLock(root / FOLDER / "locks" / f"{name}.lock", timeout=0)
+    lock_file = Path(lock.lock_file)
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise InputError(
+            f"the stage {stage} already runs in {root}", file=lock_file, hint="Wait for it, or end its process."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _open_run(stage: str, params: BaseModel, sections: Sequence[str], resume: bool) -> StageRun:
