@@ -1,13 +1,12 @@
 """The figures: PCK curves (Fig. 4, left), examples (Fig. 5), confusion matrix, accuracy per class, training curves.
 
 Each `*_figure` function is pure: arrays or tables in, a matplotlib Figure out, no pyplot and no state left behind.
-Colours are Okabe and Ito's, and no figure relies on colour alone. `save_figure` writes the same bytes for the same figure.
+Colours are Okabe and Ito's, and no figure relies on colour alone. Equal figures are written as equal bytes.
 """
 
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -22,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter
 from numpy.typing import NDArray
 
+from gesturepose.checkpoint import write_atomically
 from gesturepose.metrics import confusion_matrix, joint_errors, root_aligned
 from gesturepose.skeleton import BONES, FINGERS, WRIST
 from gesturepose.structures import Predictions
@@ -45,6 +45,8 @@ PARTS: Final = {  # column of history.csv: label, colour, line
 }
 THRESHOLDS_MM: Final = (20, 25, 30)  # Table 2
 DOTS_PER_INCH: Final = 150
+# Place among the test videos by error. Where videos are few and two claim one, the earlier here names it.
+EXAMPLES: Final = (("worst", 1.0), ("median", 0.5), ("good (10th percentile)", 0.1), ("poor (90th percentile)", 0.9))
 
 # "default" first, so that a user's own matplotlibrc changes nothing.
 _STYLE: Final[list[Any]] = [
@@ -86,24 +88,26 @@ def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     return drawn
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write `figure` as PNG, without date and version, so that equal figures give equal bytes; all of it or nothing."""
+def figure_png(figure: Figure) -> bytes:
+    """`figure` as PNG without date and version, so that equal figures give equal bytes."""
     buffer = io.BytesIO()
     with style.context(_STYLE):
         figure.savefig(buffer, format="png", metadata={"Software": None})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_bytes(buffer.getvalue())
-    os.replace(temporary, path)
+    return buffer.getvalue()
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write `figure_png(figure)`: all of it or nothing."""
+    write_atomically(path, figure_png(figure))
 
 
 @_styled
-def pck_figure(curve: pd.DataFrame, joints: int = 21) -> Figure:
+def pck_figure(curve: pd.DataFrame, joints: str = "joints21") -> Figure:
     """3D PCK over the threshold (Fig. 4, left), one panel an alignment, the network beside the baselines.
 
     Args:
         curve: columns alignment, joints, source, threshold_mm, pck (0–1), as in pck_curve.csv.
-        joints: 21, or 20 without the wrist.
+        joints: joints21, or joints20 without the wrist.
     """
     curve = curve[curve["joints"] == joints]
     panels = [alignment for alignment in ALIGNMENTS if (curve["alignment"] == alignment).any()]
@@ -119,9 +123,9 @@ def pck_figure(curve: pd.DataFrame, joints: int = 21) -> Figure:
             if source == "network":
                 marks = np.asarray(THRESHOLDS_MM, float)
                 axes.plot(marks, np.interp(marks, threshold_mm, pck), "o", color=colour, markersize=4, zorder=4)
-        axes.set(title=ALIGNMENTS[alignment], xlabel="error threshold, mm", xlim=(0, part["threshold_mm"].max()))
+        axes.set(title=ALIGNMENTS[alignment], xlabel="error threshold, mm", xlim=(0.0, part["threshold_mm"].max()))
         _share_axis(axes)
-    figure.axes[0].set_ylabel(f"3D PCK, {joints} joints")
+    figure.axes[0].set_ylabel(f"3D PCK, {joints.removeprefix('joints')} joints")
     figure.axes[0].legend(loc="lower right")
     return figure
 
@@ -159,14 +163,16 @@ def confusion_figure(confusion: pd.DataFrame, gestures: Sequence[str]) -> Figure
     bar = figure.colorbar(image, ax=axes, shrink=0.5, aspect=30, pad=0.02, format=PercentFormatter(1.0, 0))
     bar.set_label("share of the row's videos", size=8)
     bar.ax.tick_params(labelsize=7.5, length=2)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     return figure
 
 
 def confusion_counts(confusion: pd.DataFrame, gestures: Sequence[str]) -> NDArray[np.int64]:
     """[A, A] number of videos by true (rows) and predicted (columns) class."""
     position = {name: index for index, name in enumerate(gestures)}
-    actual, predicted = (confusion[column].map(position).to_numpy(np.int64) for column in ("actual", "predicted"))
+    actual, predicted = (
+        np.array([position[name] for name in confusion[column]], np.int64) for column in ("actual", "predicted")
+    )
     return confusion_matrix(actual, predicted, len(gestures))
 
 
@@ -184,12 +190,12 @@ def per_class_figure(confusion: pd.DataFrame, gestures: Sequence[str]) -> Figure
     axes = figure.add_subplot()
     rows = np.arange(len(present))
     axes.barh(rows, accuracy, color=BLUE, height=0.68)
-    for row, index in zip(rows, present, strict=True):
+    for row, index in enumerate(present):
         axes.text(1.02, row, f"{right[index]} of {videos[index]}", va="center", size=8)
     mean, chance = right.sum() / videos.sum(), 1.0 / len(gestures)
     axes.axvline(mean, color=INK, linewidth=1.2, linestyle="--", label=f"all videos {mean:.1%}")
     axes.axvline(chance, color=VERMILION, linewidth=1.2, linestyle=":", label=f"chance {chance:.1%}")
-    axes.set_yticks(rows, [gestures[index].replace("_", " ") for index in present])
+    axes.set_yticks(rows, [gestures[int(index)].replace("_", " ") for index in present])
     axes.set(xlabel="accuracy", xlim=(0.0, 1.13), ylim=(len(present) - 0.4, -0.6))
     axes.set_xticks(np.linspace(0.0, 1.0, 6))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, 0))
@@ -204,14 +210,16 @@ def training_figure(history: pd.DataFrame) -> Figure:
     """Loss, its parts, accuracy and PCK@30 over the epochs; a panel without values is left out, rate falls are marked.
 
     Args:
-        history: columns epoch, split (train, validation), loss, loss_heatmap, loss_depth, loss_gesture, accuracy, pck_30,
-            learning_rate; empty where not measured.
+        history: columns epoch, split (train, validation), loss, and where measured loss_heatmap, loss_depth,
+            loss_gesture, accuracy, pck_30, learning_rate.
     """
+    history = history.reindex(columns=["epoch", "split", "loss", *PARTS, "accuracy", "pck_30", "learning_rate"])
     parts = [part for part in PARTS if history[part].notna().any()]
     panels: list[tuple[str, str]] = [("loss", "Loss (Eq. 5)")]
     if len(parts) > 1:
         panels.append(("parts", "Parts of the loss, training, unweighted"))
-    panels += [(c, t) for c, t in (("accuracy", "Gesture accuracy"), ("pck_30", "PCK@30 mm")) if history[c].notna().any()]
+    scores = (("accuracy", "Gesture accuracy"), ("pck_30", "PCK@30 mm, root-aligned"))
+    panels += [(column, title) for column, title in scores if history[column].notna().any()]
     columns = 1 if len(panels) == 1 else 2
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(4.6 * columns, 2.9 * rows))
@@ -228,7 +236,7 @@ def training_figure(history: pd.DataFrame) -> Figure:
         else:
             for split, (label, colour, line) in SPLITS.items():
                 _plot_epochs(axes, history[history["split"] == split], column, label, colour, line)
-        if column in ("accuracy", "pck_30"):
+        if column in dict(scores):
             _share_axis(axes)
         else:
             axes.set_yscale("log")
@@ -266,20 +274,18 @@ class Example:
 def choose_examples(predictions: Predictions) -> tuple[Choice, ...]:
     """A good (10th percentile), the median, a poor (90th percentile) and the worst video by mean root-aligned error.
 
-    Of each video, the readable frame whose error is the video's (lower) median. Nothing is drawn at random: ties go to the
-    earlier video and frame. Fewer than four videos give fewer examples.
+    Of each video, the readable frame whose error is the video's (lower) median. Nothing is drawn at random: ties go to
+    the earlier video and frame. Few videos give fewer examples.
     """
-    error_mm = joint_errors(
-        root_aligned(predictions.joints_cam_mm), root_aligned(predictions.true_joints_cam_mm)
-    ).mean(axis=1)
+    predicted_mm, true_mm = root_aligned(predictions.joints_cam_mm), root_aligned(predictions.true_joints_cam_mm)
+    error_mm = joint_errors(predicted_mm, true_mm).mean(axis=1)
     readable = np.flatnonzero(predictions.frame_valid)
     videos = np.unique(predictions.video_of_frame[readable])
     rows = {int(v): readable[predictions.video_of_frame[readable] == v] for v in videos}
     mean_mm = np.array([error_mm[rows[int(v)]].mean() for v in videos])
     ranked = videos[np.argsort(mean_mm, kind="stable")]
     choices: dict[int, Choice] = {}
-    # The worst first: where videos are few, a place that two labels claim is named after the more telling one.
-    for label, quantile in (("worst", 1.0), ("median", 0.5), ("good (10th percentile)", 0.1), ("poor (90th percentile)", 0.9)):
+    for label, quantile in EXAMPLES:
         video = int(ranked[round(quantile * (len(ranked) - 1))])
         if video not in choices:
             candidates = rows[video][np.argsort(error_mm[rows[video]], kind="stable")]
@@ -290,11 +296,12 @@ def choose_examples(predictions: Predictions) -> tuple[Choice, ...]:
 
 @_styled
 def qualitative_figure(examples: Sequence[Example]) -> Figure:
-    """Fig. 5: the predicted and the true 2D skeleton by finger, and both 3D skeletons, wrists together, from two sides."""
+    """Fig. 5: the predicted and the true 2D skeleton by finger, and both 3D skeletons, root-aligned, from two sides."""
     height = 2.75 * len(examples) + 0.45  # inches; the heads take the upper 0.45
-    figure = Figure(figsize=(10.6, height), layout="none")
+    figure = Figure(figsize=(10.6, height))
+    figure.set_layout_engine("none")
     grid = figure.add_gridspec(
-        len(examples), 4, left=0.01, right=0.99, top=1 - 0.72 / height, bottom=0.01, wspace=0.03, hspace=0.14
+        len(examples), 4, left=0.01, right=0.99, top=1 - 0.74 / height, bottom=0.01, wspace=0.03, hspace=0.15
     )
     for row, example in enumerate(examples):
         for column, uv_crop_px in enumerate((example.uv_crop_px, example.true_uv_crop_px)):
@@ -330,7 +337,7 @@ def _draw_on_crop(axes: Axes, example: Example, uv_crop_px: NDArray[np.floating]
         bone = uv_crop_px[[parent, joint]]
         colour = FINGER_COLOURS[FINGERS[(joint - 1) // 4]]
         axes.plot(bone[:, 0], bone[:, 1], color=colour, linewidth=2.2, solid_capstyle="round")
-        axes.plot(bone[1, 0], bone[1, 1], "o", color=colour, markersize=3.6, markeredgecolor="white", markeredgewidth=0.5)
+        axes.plot(*bone[1], "o", color=colour, markersize=3.6, markeredgecolor="white", markeredgewidth=0.5)
     axes.plot(*uv_crop_px[WRIST], "o", color="white", markersize=4.6, markeredgecolor="black", markeredgewidth=0.8)
 
 

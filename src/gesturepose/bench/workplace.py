@@ -10,6 +10,7 @@ from typing import Final
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from gesturepose.bench.measure import Row, alternately
 from gesturepose.data.clips import PreparedData
@@ -25,7 +26,7 @@ CROP_WORKERS: Final = 2
 SMALL_WIDTH: Final = 480  # px, the demo's pictures
 SMALL_FRAMES: Final = 600
 _RENDERED_WIDTH: Final = 480
-_DISTINCT_PICTURES: Final = 8
+_DISTINCT_PICTURES: Final = 4
 _GRAIN: Final = 3.0  # grey levels of noise, which enlarging the rendered pictures takes from them
 _JPEG_QUALITY: Final = 92
 
@@ -55,9 +56,20 @@ class Workplace:
             path = self.folder / f"root_{width}"
             write_root(path, size="demo", image_width=width, seed=0, workers=CROP_WORKERS, annotations_only=True)
             root = first_videos(open_root(path, validation=0.0, need_frames=False), frames)
-            _write_pictures(root)
+            _write_pictures(root, self._rendered)
             self._roots[width, frames] = root
         return self._roots[width, frames]
+
+    @cached_property
+    def _rendered(self) -> list[NDArray[np.uint8]]:
+        """Frames of different videos of the demo, uint8 [H, W, 3] RGB, `_RENDERED_WIDTH` px wide."""
+        camera = FPHA_CAMERA.scaled(_RENDERED_WIDTH / FPHA_CAMERA.width)
+        videos = plan("demo", 0)
+        pictures = []
+        for video in videos[:: len(videos) // _DISTINCT_PICTURES][:_DISTINCT_PICTURES]:
+            middle = joints_cam_mm(video)[video.frames // 2 :][:1]
+            pictures.append(render_video(middle, camera, seed=video.seed, scenario=video.scenario)[0])
+        return pictures
 
     @cached_property
     def prepared(self) -> PreparedData:
@@ -95,8 +107,8 @@ def frame_count(root: Root) -> int:
     return sum(len(root.read_joints_world_mm(sequence)) for sequence in root.sequences)
 
 
-def _write_pictures(root: Root) -> None:
-    pictures = _encoded_pictures(root.camera.width, root.camera.height)
+def _write_pictures(root: Root, rendered: list[NDArray[np.uint8]]) -> None:
+    pictures = _encoded(rendered, root.camera.width, root.camera.height)
     written = 0
     for sequence in root.sequences:
         root.frame_path(sequence, 0).parent.mkdir(parents=True)
@@ -105,19 +117,14 @@ def _write_pictures(root: Root) -> None:
             written += 1
 
 
-def _encoded_pictures(width: int, height: int) -> list[bytes]:
-    """JPEG files: frames of different videos, rendered, enlarged to `width` × `height` px, with grain."""
+def _encoded(rendered: list[NDArray[np.uint8]], width: int, height: int) -> list[bytes]:
+    """JPEG files of RGB pictures, enlarged to `width` × `height` px, with grain."""
     rng = np.random.default_rng(0)
-    camera = FPHA_CAMERA.scaled(_RENDERED_WIDTH / FPHA_CAMERA.width)
-    videos = plan("demo", 0)
-    encoded = []
-    for video in videos[:: len(videos) // _DISTINCT_PICTURES][:_DISTINCT_PICTURES]:
-        middle = joints_cam_mm(video)[video.frames // 2 :][:1]
-        rendered = render_video(middle, camera, seed=video.seed, scenario=video.scenario)[0]
-        picture = cv2.resize(rendered, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.float64)
-        picture += rng.normal(0.0, _GRAIN, picture.shape)
-        _, content = cv2.imencode(
-            ".jpeg", picture.clip(0, 255).astype(np.uint8)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-        )
-        encoded.append(content.tobytes())
-    return encoded
+    files = []
+    for picture in rendered:
+        enlarged = cv2.resize(picture, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.float32)
+        enlarged += _GRAIN * rng.standard_normal(enlarged.shape, dtype=np.float32)
+        pixels = enlarged.clip(0, 255).astype(np.uint8)[..., ::-1]
+        _, content = cv2.imencode(".jpeg", np.ascontiguousarray(pixels), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+        files.append(content.tobytes())
+    return files

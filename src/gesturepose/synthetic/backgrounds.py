@@ -272,6 +272,7 @@ def _wall(room: _Room, scenario: int, edge: int) -> None:
 def _people(room: _Room, edge: int) -> None:
     """One or two people across the table: shoulders, neck and head, out of focus."""
     random, (_, width) = room.random, room.size
+    plane = room.picture[:, edge:].clone()
     for _ in range(int(random.integers(1, 3))):
         size = width * random.uniform(0.16, 0.28)
         u, v = width * random.uniform(0.1, 0.9), edge - size * random.uniform(-0.2, 0.5)
@@ -287,13 +288,14 @@ def _people(room: _Room, edge: int) -> None:
             ((u, v - size * 0.42), (size * 0.24, size * 0.32), skin),
         ):
             room.polygon(np.array(centre) + circle * np.array(radii), colour, fade=0.25)
+    room.picture[:, edge:] = plane
 
 
 def _furnish(room: _Room, scenario: int) -> None:
     """Stands things on the plane, the far ones first."""
     random = room.random
     count = int(random.integers(9, 20)) if scenario != SOCIAL else int(random.integers(4, 12))
-    for z in sorted(random.uniform(0.28, 1.7, count) ** 1.0, reverse=True):
+    for z in sorted(random.uniform(0.28, 1.7, count), reverse=True):
         x = float(random.uniform(-0.75, 0.75) * (z + 0.1))
         colour = np.clip(np.array(_GOODS[int(random.integers(len(_GOODS)))]) * random.uniform(0.7, 1.1) + random.normal(0, 0.04, 3), 0.02, 1)
         yaw, kind = float(random.uniform(-0.8, 0.8)), random.random()
@@ -330,7 +332,7 @@ def paint_background(random: np.random.Generator, scenario: int, height: int, wi
     room.picture = plane(room, np.clip(colour, 0, 1))
     edge = int(np.clip(horizon + focal * _EYE_M / float(random.uniform(1.2, 2.4)), 0, height))
     _wall(room, scenario, edge)
-    if scenario == SOCIAL:
+    if scenario == SOCIAL and edge > 0.12 * height:
         _people(room, edge)
     _furnish(room, scenario)
     light = 1 + 0.09 * noise(random, height, width, height / 1.5) + 0.02 * noise(random, height, width, max(width / 240, 1.0))

@@ -57,8 +57,8 @@ _VIEW_SPREAD_DEG: Final = (13.0, 20.0, 15.0)
 _PIVOT_MM: Final = np.array([0.0, -70.0, 0.0])
 _REACH_DEG: Final = np.array([-34.0, 8.0, -6.0])
 _REACH_MM: Final = np.array([-12.0, 38.0, 22.0])
-_WAVE_DEG: Final = np.array([4.0, 10.0, 27.0])
-_WAVE_MM: Final = np.array([-14.0, 0.0, 0.0])
+_WAVE_DEG: Final = np.array([4.0, 10.0, 24.0])
+_WAVE_MM: Final = np.array([-9.0, 0.0, 0.0])
 _CYCLES: Final = {"wave": 1.1, "shake": 2.6}
 _SNAP_EXPONENT: Final = 3.2
 

@@ -65,22 +65,22 @@ def place_prop(palm: PalmFrame, random: np.random.Generator) -> Prop:
 
 
 def prop_coordinates(prop: Prop, frame: Tensor, point: Tensor) -> Tensor:
-    """`point` [N, R, 3] mm in the camera frame of frames [N] → the object's own coordinates."""
-    return torch.bmm(point - prop.centre[frame][:, None], prop.axes[frame].transpose(1, 2))
+    """`point` [N, 3, R] mm in the camera frame of frames [N] → the object's own coordinates."""
+    return torch.bmm(prop.axes[frame], point - prop.centre[frame][..., None])
 
 
 def prop_distance(prop: Prop, frame: Tensor, point: Tensor) -> Tensor:
-    """Signed distance [N, R] of `point` [N, R, 3]; far where the object is not drawn."""
+    """Signed distance [N, R] of `point` [N, 3, R]; far where the object is not drawn."""
     local = prop_coordinates(prop, frame, point)
     if prop.kind == "sphere":
-        distance = local.square().sum(-1).sqrt_() - prop.half_mm[0]
+        distance = local.square().sum(1).sqrt_() - prop.half_mm[0]
     elif prop.kind == "cylinder":
-        side = local[..., :2].square().sum(-1).sqrt_() - (prop.half_mm[0] - 1.5)
-        cap = local[..., 2].abs() - (prop.half_mm[2] - 1.5)
+        side = local[:, :2].square().sum(1).sqrt_() - (prop.half_mm[0] - 1.5)
+        cap = local[:, 2].abs() - (prop.half_mm[2] - 1.5)
         distance = _outside(side, cap) - 1.5
     else:
-        gap = local.abs() - (prop.half_mm - 2.0)
-        distance = gap.clamp_min(0).square().sum(-1).sqrt_() + gap.amax(-1).clamp_max(0) - 2.0
+        gap = local.abs() - (prop.half_mm - 2.0)[:, None]
+        distance = gap.clamp_min(0).square().sum(1).sqrt_() + gap.amax(1).clamp_max(0) - 2.0
     return torch.where(prop.drawn[frame][:, None], distance, torch.full_like(distance, 1e4))
 
 
@@ -89,16 +89,16 @@ def _outside(side: Tensor, cap: Tensor) -> Tensor:
 
 
 def prop_normal(prop: Prop, frame: Tensor, point: Tensor) -> Tensor:
-    """Outward unit normals [N, R, 3] of the object at `point` [N, R, 3] near its surface."""
+    """Outward unit normals [N, 3, R] of the object at `point` [N, 3, R] near its surface."""
     local = prop_coordinates(prop, frame, point)
     if prop.kind == "sphere":
         normal = local
     elif prop.kind == "cylinder":
-        radial = local[..., :2]
-        length = radial.square().sum(-1, keepdim=True).sqrt()
+        radial = local[:, :2]
+        length = radial.square().sum(1, keepdim=True).sqrt()
         side = (length - (prop.half_mm[0] - 1.5)).clamp_min(1e-3)
-        cap = (local[..., 2:].abs() - (prop.half_mm[2] - 1.5)).clamp_min(1e-3)
-        normal = torch.cat([radial / length.clamp_min(1e-3) * side, local[..., 2:].sign() * cap], -1)
+        cap = (local[:, 2:].abs() - (prop.half_mm[2] - 1.5)).clamp_min(1e-3)
+        normal = torch.cat([radial / length.clamp_min(1e-3) * side, local[:, 2:].sign() * cap], 1)
     else:
-        normal = local.sign() * (local.abs() - (prop.half_mm - 2.0)).clamp_min(1e-3)
-    return torch.nn.functional.normalize(torch.bmm(normal, prop.axes[frame]), dim=-1)
+        normal = local.sign() * (local.abs() - (prop.half_mm - 2.0)[:, None]).clamp_min(1e-3)
+    return torch.nn.functional.normalize(torch.bmm(prop.axes[frame].transpose(1, 2), normal), dim=1)

@@ -116,17 +116,65 @@ def _part(scene: Scene, which: slice) -> tuple[Cones, Prop | None, PalmFrame]:
     return scene.cones.frames(which), scene.prop.frames(which) if scene.prop else None, palm
 
 
+def _velocities(scene: Scene, which: slice) -> Tensor:
+    """[B, P, 2] px per frame: how the middle of each cone moves over the picture."""
+    start, end, drawn = scene.cones.start, scene.cones.end, scene.cones.drawn
+    middle = 0.5 * (start + end)
+    depth = middle[..., 2:].clamp_min(shapes.NEAR_MM)
+    focal = middle.new_tensor([scene.camera.fx, scene.camera.fy])
+    place = torch.where(drawn[..., None], focal * middle[..., :2] / depth, torch.nan)
+    frames = torch.arange(len(place), device=place.device)[which]
+    before, after = place[(frames - 1).clamp_min(0)], place[(frames + 1).clamp_max(len(place) - 1)]
+    span = (frames + 1).clamp_max(len(place) - 1) - (frames - 1).clamp_min(0)
+    return ((after - before) / span.clamp_min(1)[:, None, None]).nan_to_num(0.0)
+
+
 def _layer(scene: Scene, which: slice, directions: Tensor) -> Tensor:
     """[B, 4, H, W] premultiplied colour and coverage of hand and object."""
     cones, prop, palm = _part(scene, which)
     table = make_table(cones)
     hits = trace(cones, prop, scene.camera, table, directions)
     frames, height, width = len(cones.start), scene.camera.height, scene.camera.width
-    layer = directions.new_zeros(frames, height, width, 4)
-    if len(hits.frame):
-        colour = shade(hits, cones, table, prop, palm, scene.look, (frames, height, width))
-        layer[hits.frame, hits.row, hits.column] = torch.cat([colour, torch.ones_like(colour[:, :1])], 1) * hits.coverage[:, None]
-    return layer.permute(0, 3, 1, 2)
+    layer = directions.new_zeros(6, frames * height * width)
+    if not len(hits.frame):
+        return layer[:4].view(4, frames, height, width).transpose(0, 1)
+    colour = shade(hits, cones, table, prop, palm, scene.look, (frames, height, width))
+    speed = _velocities(scene, which) * scene.shutter
+    moved = torch.where(hits.is_prop[:, None], speed[hits.frame, 0], speed[hits.frame, hits.cone]).T
+    pixel = (hits.frame * height + hits.row) * width + hits.column
+    layer[:, pixel] = torch.cat([colour, torch.ones_like(colour[:1]), moved]) * hits.coverage
+    layer = layer.view(6, frames, height, width).transpose(0, 1)
+    return _blur_motion(layer, float(moved.abs().amax())) if float(moved.abs().amax()) > 0.6 else layer[:, :4]
+
+
+def _blur_motion(layer: Tensor, reach: float) -> Tensor:
+    """[B, 6, H, W] colour, coverage and motion (px over the open shutter, premultiplied) → [B, 4, H, W] smeared.
+
+    The motion is spread around the hand in cells of 16 px first, since what moves also covers its surroundings.
+    """
+    frames, _, height, width = layer.shape
+    cells = functional.avg_pool2d(layer[:, 3:], 16, 16, ceil_mode=True, count_include_pad=False)
+    cells = functional.avg_pool2d(cells, 3, 1, 1)
+    motion = cells[:, 1:] / cells[:, :1].clamp_min(1e-4) * (cells[:, :1] > 0)
+    blurred = layer[:, :4].clone()
+    taps = torch.linspace(-0.5, 0.5, 5 if reach < 8 else 9).tolist()
+    for frame in range(frames):
+        touched = cells[frame, 0] > 0
+        rows, columns = touched.any(1).nonzero()[:, 0], touched.any(0).nonzero()[:, 0]
+        if not len(rows) or float(motion[frame].abs().amax()) < 0.6:
+            continue
+        top, bottom = int(rows[0]) * 16, min(int(rows[-1] + 1) * 16, height)
+        left, right = int(columns[0]) * 16, min(int(columns[-1] + 1) * 16, width)
+        area = layer[frame : frame + 1, :4, top:bottom, left:right]
+        local = motion[frame : frame + 1, :, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        size = (int(local.shape[2]) * 16, int(local.shape[3]) * 16)
+        local = functional.interpolate(local, size, mode="bilinear", align_corners=False)[..., : bottom - top, : right - left]
+        extent = layer.new_tensor([2.0 / (right - left), 2.0 / (bottom - top)])
+        step = local.permute(0, 2, 3, 1) * extent
+        still = functional.affine_grid(layer.new_tensor([[[1.0, 0, 0], [0, 1, 0]]]), list(area.shape), align_corners=False)
+        smeared = sum(functional.grid_sample(area, still + tap * step, align_corners=False, padding_mode="border") for tap in taps)
+        blurred[frame, :, top:bottom, left:right] = smeared[0] / len(taps)
+    return blurred
 
 
 def _compose(scene: Scene, which: slice, layer: Tensor) -> Tensor:

@@ -19,8 +19,8 @@ from gesturepose.synthetic.tracing import Hits, Table, field_near
 _SKIN_TONES: Final = ((238, 198, 172), (222, 170, 138), (198, 140, 104), (160, 106, 74), (116, 74, 52), (84, 54, 40))
 _CLOTHS: Final = ((52, 66, 98), (120, 40, 44), (60, 62, 66), (200, 198, 192), (70, 92, 72), (150, 128, 98), (38, 38, 44), (96, 124, 158))
 _PROP_COLOURS: Final = ((190, 44, 40), (236, 190, 60), (48, 104, 168), (236, 232, 222), (60, 136, 84), (40, 40, 46), (226, 128, 52), (140, 200, 214))
-_SHADOW_STEPS_MM: Final = (5.0, 12.0, 24.0, 44.0)
-_AMBIENT_STEPS_MM: Final = (4.0, 10.0, 22.0)
+_SHADOW_STEPS_MM: Final = (6.0, 16.0, 36.0)
+_AMBIENT_STEPS_MM: Final = (5.0, 15.0)
 
 
 def linear(colour: tuple[int, ...] | np.ndarray) -> np.ndarray:
@@ -32,19 +32,19 @@ def linear(colour: tuple[int, ...] | np.ndarray) -> np.ndarray:
 class Look:
     """What one video's hand, sleeve, object and light look like; colours are linear light."""
 
-    back: Tensor  # [3]
-    palm: Tensor  # [3]
-    nail: Tensor  # [3]
-    cloth: Tensor  # [3]
+    back: Tensor  # [3, 1], as all colours here
+    palm: Tensor
+    nail: Tensor
+    cloth: Tensor
     cloth_pattern: int  # 0 plain, 1 stripes, 2 ribs
-    prop: Tensor  # [3]
-    prop_band: Tensor  # [3] label or stripe of the object
+    prop: Tensor
+    prop_band: Tensor  # label or stripe of the object
     prop_gloss: float
-    key_direction: Tensor  # [3] unit, towards the light, camera frame
-    key: Tensor  # [3]
-    sky: Tensor  # [3] ambient light from above
-    ground: Tensor  # [3] and from below
-    phase: Tensor  # [8] radians, of the skin's mottling
+    key_direction: Tensor  # [3, 1] unit, towards the light, camera frame
+    key: Tensor
+    sky: Tensor  # ambient light from above
+    ground: Tensor  # and from below
+    phase: Tensor  # [8, 1] radians, of the skin's mottling
     gloss: float
 
 
@@ -65,7 +65,7 @@ def draw_look(random: np.random.Generator, scenario: int, device: torch.device) 
     ground = 0.62 * fill * np.array([1.08, 1.0, 0.92])
 
     def tensor(value: np.ndarray) -> Tensor:
-        return torch.tensor(value, dtype=torch.float32, device=device)
+        return torch.tensor(value, dtype=torch.float32, device=device)[:, None]
 
     choice = random.choice(len(_PROP_COLOURS), 2, replace=False)
     return Look(
@@ -97,18 +97,26 @@ def _bump(value: Tensor, width: float) -> Tensor:
     return torch.exp(-(value / width).square())
 
 
+def _dot(left: Tensor, right: Tensor) -> Tensor:
+    """[3, M] · [3, M] → [M]; sums over a leading axis of three are fast, over a last one slow."""
+    return left[0] * right[0] + left[1] * right[1] + left[2] * right[2]
+
+
+def _own_features(hits: Hits, table: Table) -> Tensor:
+    """[15, M] features of each pixel's nearest cone."""
+    row = hits.frame * table.features.shape[1] + hits.cone
+    return table.features.flatten(0, 1).index_select(0, row).T.contiguous()
+
+
 def _skin(hits: Hits, cones: Cones, table: Table, palm: PalmFrame, look: Look) -> tuple[Tensor, Tensor]:
-    """Albedo [M, 3] and gloss [M] of skin."""
+    """Albedo [3, M] and gloss [M] of skin."""
     frame, cone, along = hits.frame, hits.cone, hits.along
     scale = palm.scale[frame]
-    axis, dorsal = table.axis[frame, cone], table.dorsal[frame, cone]
-    length = table.scalars[frame, cone, 3]
-    tip_radius, root_radius = cones.end_radius[frame, cone], cones.start_radius[frame, cone]
-    offset = hits.point - table.start[frame, cone]
-    lateral = (offset * torch.linalg.cross(axis, dorsal)).sum(-1)
-    height = (offset * dorsal).sum(-1)
+    own = _own_features(hits, table)
+    length, root_radius, tip_radius = own[12:15]
+    lateral, height = _dot(hits.point - own[0:3], own[9:12]), _dot(hits.point - own[0:3], own[6:9])
     bone = cones.bone[cone]
-    back = (hits.normal * hits.dorsal).sum(-1)
+    back = _dot(hits.normal, hits.dorsal)
 
     # Mottling: a few sines fixed to the bone, at 30, 11 and 5 mm.
     x, y, z = along / scale + 40.0 * cone, lateral / scale, height / scale
@@ -116,8 +124,8 @@ def _skin(hits: Hits, cones: Cones, table: Table, palm: PalmFrame, look: Look) -
     broad = torch.sin(0.21 * x + 0.17 * y + ph[0]) + torch.sin(0.19 * z - 0.13 * x + ph[1])
     patch = torch.sin(0.57 * x + 0.43 * z + ph[2]) * torch.sin(0.51 * y - 0.37 * x + ph[3])
     grain = torch.sin(1.9 * x + 1.3 * y + ph[4]) * torch.sin(1.7 * z - 0.9 * x + 1.1 * y + ph[5])
-    tint = look.palm + (look.back - look.palm) * _step(-0.25, 0.30, back)[:, None]
-    albedo = tint * (1 + 0.035 * broad + 0.04 * patch + 0.03 * grain)[:, None]
+    tint = look.palm + (look.back - look.palm) * _step(-0.25, 0.30, back)
+    albedo = tint * (1 + 0.035 * broad + 0.04 * patch + 0.03 * grain)
 
     finger = (bone == shapes.BONE_PROXIMAL) | (bone == shapes.BONE_MIDDLE) | (bone == shapes.BONE_DISTAL)
     start, end = along / scale, (length - along) / scale
@@ -129,10 +137,10 @@ def _skin(hits: Hits, cones: Cones, table: Table, palm: PalmFrame, look: Look) -
     crease = (_bump(joint - 0.6, 0.9) + 0.5 * _bump(joint - 3.4, 0.8)) * palmar
     knuckle = _bump(joint, 5.5) * _step(0.2, 0.7, back) * finger
     wrinkle = knuckle * (0.5 + 0.5 * torch.cos(2.3 * joint))
-    red = (0.35 * knuckle + 0.45 * _bump(end, 7.0) * (bone == shapes.BONE_DISTAL))[:, None]
-    albedo = albedo * (1 - red * albedo.new_tensor([0.02, 0.22, 0.24]))
-    dark = (0.42 * crease + 0.30 * wrinkle + 0.5 * _palm_lines(hits, palm) * (~finger)).clamp(0, 0.6)[:, None]
-    albedo = albedo * (1 - dark * albedo.new_tensor([0.75, 1.0, 1.0]))
+    red = (0.35 * knuckle + 0.45 * _bump(end, 7.0) * (bone == shapes.BONE_DISTAL))
+    albedo = albedo * (1 - red * albedo.new_tensor([[0.02], [0.22], [0.24]]))
+    dark = (0.42 * crease + 0.30 * wrinkle + 0.5 * _palm_lines(hits, palm) * (~finger)).clamp(0, 0.6)
+    albedo = albedo * (1 - dark * albedo.new_tensor([[0.75], [1.0], [1.0]]))
 
     # Nails.
     rim = length + 0.55 * tip_radius
@@ -144,19 +152,19 @@ def _skin(hits: Hits, cones: Cones, table: Table, palm: PalmFrame, look: Look) -
     border = _bump(shape - 1.05, 0.28) * on_nail
     free = _step(0.62, 0.85, place)
     lunula = 1 - _step(-0.75, -0.45, place)
-    plate = look.nail + (0.22 * lunula + 0.40 * free)[:, None] * (1 - look.nail)
-    albedo = albedo * (1 - 0.38 * border)[:, None]
-    albedo = torch.lerp(albedo, plate.expand_as(albedo), (0.85 * nail)[:, None])
+    plate = look.nail + (0.22 * lunula + 0.40 * free) * (1 - look.nail)
+    albedo = albedo * (1 - 0.38 * border)
+    albedo = torch.lerp(albedo, plate, 0.85 * nail)
     return albedo, look.gloss + 0.5 * nail
 
 
 def _palm_lines(hits: Hits, palm: PalmFrame) -> Tensor:
     """Darkness [M] of the three great lines of the palm and the wrist's creases, in the palm's own coordinates."""
-    frame = hits.frame
-    offset = (hits.point - palm.wrist[frame]) / palm.scale[frame, None]
-    u = (offset * palm.forward[frame]).sum(-1) / shapes.NOMINAL_BONE_MM
-    v = (offset * palm.radial[frame]).sum(-1) / shapes.NOMINAL_BONE_MM
-    facing = _step(0.2, 0.6, (hits.normal * palm.normal[frame]).sum(-1))
+    axes = torch.cat([palm.wrist, palm.forward, palm.radial, palm.normal, palm.scale[:, None]], -1)
+    own = axes.index_select(0, hits.frame).T.contiguous()  # [13, M]
+    offset = (hits.point - own[0:3]) / (own[12] * shapes.NOMINAL_BONE_MM)
+    u, v = _dot(offset, own[3:6]), _dot(offset, own[6:9])
+    facing = _step(0.2, 0.6, _dot(hits.normal, own[9:12]))
     heart = _bump(u - 0.80 - 0.35 * (v - 0.02) - 0.5 * v.square(), 0.016) * _step(-0.45, -0.3, v) * (1 - _step(0.12, 0.2, v))
     head = _bump(u - 0.64 - 0.42 * v + 0.2 * v.square(), 0.015) * _step(-0.32, -0.2, v) * (1 - _step(0.28, 0.36, v))
     ring = ((u - 0.30).square() + (v - 0.36).square()).sqrt()
@@ -166,9 +174,8 @@ def _palm_lines(hits: Hits, palm: PalmFrame) -> Tensor:
 
 
 def _cloth(hits: Hits, table: Table, look: Look) -> Tensor:
-    along = hits.along
-    offset = hits.point - table.start[hits.frame, hits.cone]
-    around = (offset * torch.linalg.cross(table.axis[hits.frame, hits.cone], table.dorsal[hits.frame, hits.cone])).sum(-1)
+    along, own = hits.along, _own_features(hits, table)
+    around = _dot(hits.point - own[0:3], own[9:12])
     weave = 1 + 0.06 * torch.sin(2.6 * along) * torch.sin(2.6 * around)
     fold = 1 + 0.10 * torch.sin(0.16 * along + 0.05 * around + look.phase[6]) + 0.05 * torch.sin(0.37 * along - 0.11 * around)
     pattern = torch.ones_like(along)
@@ -177,25 +184,25 @@ def _cloth(hits: Hits, table: Table, look: Look) -> Tensor:
     elif look.cloth_pattern == 2:
         pattern = 1 - 0.16 * torch.sin(1.1 * around).abs()
     hem = 1 - 0.3 * _bump(along - 9.0, 1.2)
-    return look.cloth * (weave * fold * pattern * hem)[:, None]
+    return look.cloth * (weave * fold * pattern * hem)
 
 
 def _prop(hits: Hits, prop: Prop, look: Look) -> Tensor:
-    local = torch.empty_like(hits.point)
+    local = hits.point.new_zeros(hits.point.shape)
     for frame in range(len(prop.centre)):
-        chosen = (hits.frame == frame).nonzero()[:, 0]
+        chosen = ((hits.frame == frame) & hits.is_prop).nonzero()[:, 0]
         if len(chosen):
             index = torch.tensor([frame], device=chosen.device)
-            local[chosen] = prop_coordinates(prop, index, hits.point[chosen][None])[0]
-    place = local / prop.half_mm.clamp_min(1.0)
-    band = _step(0.50, 0.54, place[:, 2].abs()) if prop.kind != "sphere" else _step(-0.03, 0.03, place[:, 0] * place[:, 2])
-    # Print on the label: short bars, so that the surface has something to track.
-    row, column = torch.floor(place[:, 2] * 9), torch.floor(place[:, 1] * 4)
-    bars = ((row + 2 * column) % 3 == 0) & (place[:, 2].abs() < 0.4) & (place[:, 1].abs() < 0.7)
-    colour = torch.lerp(look.prop.expand_as(local), look.prop_band.expand_as(local), band[:, None])
+            local[:, chosen] = prop_coordinates(prop, index, hits.point[:, chosen][None])[0]
+    place = local / prop.half_mm.clamp_min(1.0)[:, None]
+    band = _step(0.50, 0.54, place[2].abs()) if prop.kind != "sphere" else _step(-0.03, 0.03, place[0] * place[2])
+    colour = torch.lerp(look.prop.expand_as(local), look.prop_band.expand_as(local), band)
     if prop.kind != "sphere":
-        colour = torch.lerp(colour, look.prop_band.expand_as(local), 0.7 * bars.float()[:, None])
-    return colour * (1 + 0.03 * torch.sin(0.9 * local.sum(-1)))[:, None]
+        # Print on the label: short bars.
+        row, column = torch.floor(place[2] * 9), torch.floor(place[1] * 4)
+        bars = ((row + 2 * column) % 3 == 0) & (place[2].abs() < 0.4) & (place[1].abs() < 0.7)
+        colour = torch.lerp(colour, look.prop_band.expand_as(local), 0.7 * bars.float())
+    return colour * (1 + 0.03 * torch.sin(0.9 * local.sum(0)))
 
 
 def _occlusion(hits: Hits, table: Table, prop: Prop | None, look: Look, size: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
@@ -209,10 +216,10 @@ def _occlusion(hits: Hits, table: Table, prop: Prop | None, look: Look, size: tu
         if not len(chosen):
             continue
         index = torch.tensor([frame], device=chosen.device)
-        normal = hits.normal[chosen][None]
-        point = hits.point[chosen][None] + 0.8 * normal
-        to_light = look.key_direction.expand_as(point)
-        lit = torch.ones_like(point[..., 0])
+        normal = hits.normal[:, chosen][None]
+        point = hits.point[:, chosen][None] + 0.8 * normal
+        to_light = look.key_direction[None].expand_as(point)
+        lit = torch.ones_like(point[:, 0])
         open_sky = torch.zeros_like(lit)
         weight = 0.0
         for direction, steps, is_shadow in ((to_light, _SHADOW_STEPS_MM, True), (normal, _AMBIENT_STEPS_MM, False)):
@@ -239,33 +246,31 @@ def _occlusion(hits: Hits, table: Table, prop: Prop | None, look: Look, size: tu
 def shade(
     hits: Hits, cones: Cones, table: Table, prop: Prop | None, palm: PalmFrame, look: Look, size: tuple[int, int, int]
 ) -> Tensor:
-    """Display colours [M, 3] in 0–1 of all hits; `size` is (frames, height, width)."""
+    """Display colours [3, M] in 0–1 of all hits; `size` is (frames, height, width)."""
     is_prop = hits.is_prop
     is_cloth = (cones.material[hits.cone] == shapes.CLOTH) & ~is_prop
     albedo, gloss = _skin(hits, cones, table, palm, look)
-    albedo = torch.where(is_cloth[:, None], _cloth(hits, table, look), albedo)
+    albedo = torch.where(is_cloth, _cloth(hits, table, look), albedo)
     gloss = torch.where(is_cloth, 0.0, gloss)
     if prop is not None:
-        albedo = torch.where(is_prop[:, None], _prop(hits, prop, look), albedo)
+        albedo = torch.where(is_prop, _prop(hits, prop, look), albedo)
         gloss = torch.where(is_prop, look.prop_gloss, gloss)
     is_skin = ~(is_prop | is_cloth)
 
     lit, open_sky = _occlusion(hits, table, prop, look, size)
     normal = hits.normal
-    view = -functional.normalize(hits.point, dim=-1)
-    cosine = (normal * look.key_direction).sum(-1)
+    view = -functional.normalize(hits.point, dim=0)
+    cosine, facing = _dot(normal, look.key_direction), _dot(normal, view).clamp(0, 1)
     # Light that enters skin comes out nearby, red farthest: the terminator is soft and reddish.
-    wrap = torch.where(is_skin[:, None], albedo.new_tensor([0.30, 0.12, 0.08]), albedo.new_tensor([0.03, 0.03, 0.03]))
-    diffuse = ((cosine[:, None] + wrap) / (1 + wrap)).clamp_min(0)
-    bleed = torch.where(is_skin[:, None], albedo.new_tensor([0.10, 0.03, 0.02]), albedo.new_zeros(3))
-    shadow = lit[:, None] + (1 - lit[:, None]) * bleed
-    upward = (0.5 - 0.5 * normal[:, 1])[:, None]
-    ambient = (look.ground + (look.sky - look.ground) * upward) * (0.25 + 0.75 * open_sky[:, None])
-    ambient = ambient * (0.8 + 0.2 * (normal * view).sum(-1).clamp(0, 1)[:, None])
-    half = functional.normalize(view + look.key_direction, dim=-1)
-    shine = (normal * half).sum(-1).clamp(0, 1)
-    sharp = torch.where(is_prop, 40.0, 14.0)
-    fresnel = 0.25 + 0.75 * (1 - (normal * view).sum(-1).clamp(0, 1)) ** 4
-    specular = (gloss * shine**sharp * fresnel * lit)[:, None] * look.key
+    wrap = torch.where(is_skin, albedo.new_tensor([[0.30], [0.12], [0.08]]), 0.03)
+    diffuse = ((cosine + wrap) / (1 + wrap)).clamp_min(0)
+    shadow = lit + (1 - lit) * torch.where(is_skin, albedo.new_tensor([[0.10], [0.03], [0.02]]), 0.0)
+    upward = 0.5 - 0.5 * normal[1]
+    ambient = (look.ground + (look.sky - look.ground) * upward) * ((0.25 + 0.75 * open_sky) * (0.8 + 0.2 * facing))
+    half = functional.normalize(view + look.key_direction, dim=0)
+    shine = _dot(normal, half).clamp(0, 1).log2().mul_(torch.where(is_prop, 40.0, 14.0)).exp2_()
+    away = (1 - facing).square_()
+    specular = (gloss * shine * (0.25 + 0.75 * away * away) * lit) * look.key
     light = albedo * (diffuse * shadow * look.key + ambient) + specular
-    return light.clamp(1e-4, 1.4).div(1 + 0.12 * light).clamp(0, 1) ** (1 / 2.2)
+    light = light.clamp(1e-4, 1.4)
+    return (light / (1 + 0.12 * light)).clamp_max_(1).log2_().mul_(1 / 2.2).exp2_()

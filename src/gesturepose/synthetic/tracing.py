@@ -17,12 +17,12 @@ from torch import Tensor
 
 from gesturepose.geometry import Camera
 from gesturepose.synthetic.props import Prop, prop_distance, prop_normal
-from gesturepose.synthetic.shapes import GROUPS, SMOOTHING_MM, Cones, across
+from gesturepose.synthetic.shapes import GROUPS, SMOOTHING_MM, Cones
 
 TILE: Final = 8
 _BUCKETS: Final = (3, 5, 7, 10, 14, 20, 28)  # tiles march together by the number of cones that reach them
 _MARGIN_MM: Final = 5.0  # how far a smooth union can stand out of its members
-_STEPS: Final = (4, 3, 3, 4, 6)  # after each round, tiles whose rays have all settled leave
+_STEPS: Final = (4, 4, 4, 8)  # after each round, tiles whose rays have all settled leave
 _FAR_MM: Final = 1e4
 
 
@@ -35,6 +35,7 @@ class Table:
     scalars: Tensor  # [B, P + 1, 8]: start·axis, |start|², slope/cos, length, slope, start radius, cut, 1/k
     member: Tensor  # [P + 1, GROUPS] one-hot
     dorsal: Tensor  # [B, P + 1, 3]
+    features: Tensor  # [B, P + 1, 15]: start, axis, dorsal, their cross product (sideways), length, both radii
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,12 @@ class Hits:
     row: Tensor  # int64 [M]
     column: Tensor  # int64 [M]
     coverage: Tensor  # [M] in (0, 1], share of the pixel covered (anti-aliasing)
-    point: Tensor  # [M, 3] mm, camera frame
-    normal: Tensor  # [M, 3] unit, outwards
+    point: Tensor  # [3, M] mm, camera frame
+    normal: Tensor  # [3, M] unit, outwards
     is_prop: Tensor  # bool [M], the held object rather than the hand
     cone: Tensor  # int64 [M], the nearest cone
     along: Tensor  # [M] mm from that cone's start, along its axis
-    dorsal: Tensor  # [M, 3] direction of the back of the hand there, not quite unit
+    dorsal: Tensor  # [3, M] direction of the back of the hand there, not quite unit
 
 
 def make_table(cones: Cones) -> Table:
@@ -78,12 +79,15 @@ def make_table(cones: Cones) -> Table:
     far = length.new_tensor([0.0, 0.0, -_FAR_MM])
     dummy = length.new_tensor([-_FAR_MM, _FAR_MM**2, 0.0, 0.0, 0.0, 1.0, -_FAR_MM, 0.25])
     member = torch.nn.functional.one_hot(cones.group, GROUPS).to(length.dtype)
+    sizes = torch.stack([length, cones.start_radius, cones.end_radius], -1)
+    features = torch.cat([cones.start, axis, cones.dorsal, torch.linalg.cross(axis, cones.dorsal), sizes], -1)
     return Table(
         torch.cat([cones.start, far.expand(frames, 1, 3)], 1),
         torch.cat([axis, length.new_tensor([0.0, 0.0, 1.0]).expand(frames, 1, 3)], 1),
         torch.cat([scalars, dummy.expand(frames, 1, 8)], 1),
         torch.cat([member, member.new_zeros(1, GROUPS)]),
         torch.cat([cones.dorsal, far.expand(frames, 1, 3) * 0], 1),
+        torch.cat([features, features[:, :1]], 1),
     )
 
 
@@ -133,7 +137,7 @@ class _March:
     frame: Tensor  # [N]
     tile: Tensor  # [N]
     cones: Tensor  # [N, K]
-    direction: Tensor  # [N, R, 3]
+    direction: Tensor  # [N, 3, R]
     along: Tensor  # [N, K, R] direction · axis
     twice_start: Tensor  # [N, K, R] 2 direction · start
     scalars: tuple[Tensor, ...]  # 8 × [N, K, 1]
@@ -231,22 +235,22 @@ def _batches(
             frames, tiles, cones = frame[part], tile[part], order[part, :most]
             direction = directions[tiles]
             start, axis = table.start[frames[:, None], cones], table.axis[frames[:, None], cones]
+            nothing = direction.new_zeros(len(part), TILE * TILE)
             scalars = tuple(column.contiguous() for column in table.scalars[frames[:, None], cones].split(1, -1))
-            across_rays = direction.transpose(1, 2)
             march = _March(
                 frames,
                 tiles,
                 cones,
                 direction,
-                torch.bmm(axis, across_rays),
-                torch.bmm(start, across_rays).mul_(2),
+                torch.bmm(axis, direction),
+                torch.bmm(start, direction).mul_(2),
                 scalars,
                 table.member[cones].transpose(1, 2).contiguous(),
                 scalars[-1],
-                direction.new_zeros(direction.shape[:2]),
-                direction.new_full(direction.shape[:2], 1e6),
-                direction.new_zeros(direction.shape[:2]),
-                direction.new_zeros(direction.shape[:2]),
+                nothing,
+                nothing + 1e6,
+                nothing,
+                nothing,
                 bool((scalars[6] > -1).any()),
             )
             march.t, march.last = _first_guess(march)
@@ -257,7 +261,7 @@ def _run(march: _March, prop: Prop | None, pixel_mm: float) -> Iterator[_March]:
     """Marches a batch; yields its parts as they settle. `pixel_mm` is a pixel's width at depth 1."""
     if prop is not None:
         centre = prop.centre[march.frame]
-        toward = (march.direction * centre[:, None]).sum(-1)
+        toward = (march.direction * centre[..., None]).sum(1)
         gap2 = centre.square().sum(-1, keepdim=True) - toward.square()
         depth2 = prop.bound_mm**2 - gap2
         entry = torch.where((depth2 > 0) & prop.drawn[march.frame, None], toward - depth2.clamp_min(0).sqrt(), _FAR_MM)
@@ -268,20 +272,20 @@ def _run(march: _March, prop: Prop | None, pixel_mm: float) -> Iterator[_March]:
         for _ in range(steps):
             distance = _hand_distance(march)
             if prop is not None:
-                distance = torch.minimum(distance, prop_distance(prop, march.frame, march.direction * march.t[..., None]))
+                distance = torch.minimum(distance, prop_distance(prop, march.frame, march.direction * march.t[:, None]))
             size = distance / (march.t * pixel_mm)
             closer = size < march.near
             march.near = torch.where(closer, size, march.near)
             march.near_t = torch.where(closer, march.t + distance.clamp_max(0), march.near_t)
             march.t = (march.t + distance).clamp_(1.0, _FAR_MM)
         if round_ == len(_STEPS) - 1:
-            yield march
+            yield march.select((march.near < 1).any(1).nonzero()[:, 0])
             return
         # A ray has settled when it stands on the surface, or when it has passed everything.
         on_surface = distance.abs() < 0.15 * march.t * pixel_mm
         settled = (on_surface | (march.t > march.last)).all(1)
         if bool(settled.any()):
-            yield march.select(settled.nonzero()[:, 0])
+            yield march.select((settled & (march.near < 1).any(1)).nonzero()[:, 0])
             rest = (~settled).nonzero()[:, 0]
             if not len(rest):
                 return
@@ -291,62 +295,70 @@ def _run(march: _March, prop: Prop | None, pixel_mm: float) -> Iterator[_March]:
 def _surface(march: _March, table: Table, prop: Prop | None, camera: Camera) -> Hits:
     """Normals and labels at the points where the rays came nearest."""
     march.t = march.near_t
-    point = march.direction * march.t[..., None]
+    point = march.direction * march.t[:, None]
     distance, h, reach = _cone_distances(march)
     weight, sums = _group_sums(distance, march.inverse_k, march.member)
     fields = sums.clamp_min(1e-36).log() * sums.new_tensor(SMOOTHING_MM)[:, None]
     best, winner = fields.max(1)
     chosen = torch.zeros_like(sums).scatter_(1, winner[:, None], 1.0)
-    weight = weight * torch.bmm(march.member.transpose(1, 2), chosen)
-    weight = weight / weight.sum(1, keepdim=True).clamp_min(1e-36)
+    weight.mul_(torch.bmm(march.member.transpose(1, 2), chosen))
+    weight.div_(weight.sum(1, keepdim=True).clamp_min_(1e-36))
     nearest = weight.argmax(1)
+    cone = march.cones.gather(1, nearest).clamp_max_(table.member.shape[0] - 2)  # the dummy: a tile of the object alone
 
     frames = march.frame[:, None]
-    start, axis = table.start[frames, march.cones], table.axis[frames, march.cones]
-    outward = weight / reach.clamp_min(1e-3)
+    start, axis = table.start[frames, march.cones].transpose(1, 2), table.axis[frames, march.cones].transpose(1, 2)
+    outward = weight / reach.clamp_min_(1e-3)
     # Σ w (p − a − h v) / D, the field's exact gradient
-    normal = point * outward.sum(1)[..., None]
-    normal = normal - torch.bmm(outward.transpose(1, 2), start) - torch.bmm((outward * h).transpose(1, 2), axis)
-    near_axis = torch.take_along_dim(axis, nearest[..., None], 1)
-    near_start = torch.take_along_dim(start, nearest[..., None], 1)
-    along = ((point - near_start) * near_axis).sum(-1)
-    cut_here = (along < 0.02) & (torch.take_along_dim(march.scalars[6].expand_as(distance), nearest[:, None], 1)[:, 0] > -1)
-    normal = torch.where(cut_here[..., None], -near_axis, normal)
-    dorsal = torch.bmm(weight.transpose(1, 2), table.dorsal[frames, march.cones])
+    normal = point * outward.sum(1, keepdim=True)
+    normal = normal.sub_(torch.bmm(start, outward)).sub_(torch.bmm(axis, h.mul_(outward)))
+    own = table.features[frames, cone]  # [N, R, 15]
+    along = (point * own[..., 3:6].transpose(1, 2)).sum(1) - (own[..., 0:3] * own[..., 3:6]).sum(-1)
+    if march.has_cut:
+        cut_here = (along < 0.02) & (march.scalars[6][..., 0].gather(1, nearest) > -1)
+        normal = torch.where(cut_here[:, None], -own[..., 3:6].transpose(1, 2), normal)
+    dorsal = torch.bmm(table.dorsal[frames, march.cones].transpose(1, 2), weight)
 
     is_prop = torch.zeros_like(winner, dtype=torch.bool)
     if prop is not None:
         is_prop = prop_distance(prop, march.frame, point) < -best
-        normal = torch.where(is_prop[..., None], prop_normal(prop, march.frame, point), normal)
-    # Away from the silhouette a normal facing away is numerical noise of a grazing ray.
-    normal = torch.nn.functional.normalize(normal, dim=-1)
-    facing = (normal * march.direction).sum(-1, keepdim=True)
-    normal = torch.where(facing > -0.02, across(normal, march.direction) - 0.05 * march.direction, normal)
+        normal = torch.where(is_prop[:, None], prop_normal(prop, march.frame, point), normal)
+    normal = torch.nn.functional.normalize(normal, dim=1)
+    # At the silhouette the nearest point may face away by a rounding error: turn it to the rim.
+    facing = (normal * march.direction).sum(1, keepdim=True)
+    rim = torch.nn.functional.normalize(normal - (facing + 0.05) * march.direction, dim=1)
+    normal = torch.where(facing > -0.02, rim, normal)
+    coverage = (1.0 - march.near).clamp_(0, 1)
+    return _collect(march, camera, coverage, torch.cat([point, normal, dorsal, along[:, None]], 1), is_prop, cone)
 
+
+def _collect(march: _March, camera: Camera, coverage: Tensor, numbers: Tensor, is_prop: Tensor, cone: Tensor) -> Hits:
+    """The covered pixels of settled tiles; `numbers` [N, 10, R] are point, normal, dorsal and along."""
     columns = -(-camera.width // TILE)
-    ray = torch.arange(TILE * TILE, device=point.device)
-    row = (march.tile // columns)[:, None] * TILE + ray // TILE
-    column = (march.tile % columns)[:, None] * TILE + ray % TILE
-    coverage = (1.0 - march.near).clamp(0, 1)
-    keep = (coverage > 0.02) & (row < camera.height) & (column < camera.width) & (march.t > 2.0)
-    cone = march.cones.gather(1, nearest)
-    frame = march.frame[:, None].expand_as(row)
+    pixel = ((coverage > 0.02) & (march.t > 2.0)).flatten().nonzero()[:, 0]
+    tile = march.tile[pixel // TILE**2]
+    row = tile // columns * TILE + pixel % TILE**2 // TILE
+    column = tile % columns * TILE + pixel % TILE
+    inside = (row < camera.height) & (column < camera.width)
+    if camera.height % TILE or camera.width % TILE:
+        pixel, row, column = pixel[inside], row[inside], column[inside]
+    point, normal, dorsal, along = numbers.transpose(1, 2).reshape(-1, 10)[pixel].T.split((3, 3, 3, 1))
     return Hits(
-        frame[keep],
-        row[keep],
-        column[keep],
-        coverage[keep],
-        point[keep],
-        normal[keep],
-        is_prop[keep],
-        cone[keep],
-        along[keep],
-        dorsal[keep],
+        march.frame[pixel // TILE**2],
+        row,
+        column,
+        coverage.flatten()[pixel],
+        point,
+        normal,
+        is_prop.flatten()[pixel],
+        cone.flatten()[pixel],
+        along[0],
+        dorsal,
     )
 
 
 def tile_directions(camera: Camera, device: torch.device) -> Tensor:
-    """[tiles, TILE², 3] unit directions of all pixels' centres, tile by tile."""
+    """[tiles, 3, TILE²] unit directions of all pixels' centres, tile by tile."""
     rows, columns = -(-camera.height // TILE), -(-camera.width // TILE)
     v, u = torch.meshgrid(
         torch.arange(rows * TILE, device=device, dtype=torch.float32),
@@ -355,7 +367,7 @@ def tile_directions(camera: Camera, device: torch.device) -> Tensor:
     )
     rays = torch.stack([(u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy, torch.ones_like(u)], -1)
     rays = torch.nn.functional.normalize(rays, dim=-1)
-    return rays.reshape(rows, TILE, columns, TILE, 3).permute(0, 2, 1, 3, 4).reshape(rows * columns, TILE * TILE, 3)
+    return rays.reshape(rows, TILE, columns, TILE, 3).permute(0, 2, 4, 1, 3).reshape(rows * columns, 3, TILE * TILE)
 
 
 def trace(cones: Cones, prop: Prop | None, camera: Camera, table: Table, directions: Tensor) -> Hits:
@@ -373,28 +385,27 @@ def trace(cones: Cones, prop: Prop | None, camera: Camera, table: Table, directi
     if not parts:
         return _no_hits(directions.device)
     names = Hits.__dataclass_fields__
-    return Hits(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+    return Hits(*(torch.cat([getattr(part, name) for part in parts], -1) for name in names))
 
 
 def _no_hits(device: torch.device) -> Hits:
     number = torch.zeros(0, device=device)
     index = torch.zeros(0, dtype=torch.int64, device=device)
-    vector = torch.zeros(0, 3, device=device)
+    vector = torch.zeros(3, 0, device=device)
     return Hits(index, index, index, number, vector, vector, index.bool(), index, number, vector)
 
 
 def field_near(table: Table, frame: Tensor, point: Tensor, direction: Tensor, steps_mm: tuple[float, ...]) -> list[Tensor]:
     """Distance to the nearest cone of `point + s · direction` for each s.
 
-    `frame` [N], `point` and `direction` [N, R, 3]; returns one [N, R] for each step. No smoothing: shadows do not show it.
+    `frame` [N], `point` and `direction` [N, 3, R]; returns one [N, R] for each step. No smoothing: shadows do not show it.
     """
     start, axis = table.start[frame, :-1], table.axis[frame, :-1]  # [N, P, 3]
     offset, square, tangent, length, slope, radius, _, _ = table.scalars[frame, :-1].split(1, -1)
-    points, rays = point.transpose(1, 2), direction.transpose(1, 2)
-    y0 = torch.bmm(axis, points) - offset
-    q0 = point.square().sum(-1)[:, None] - 2 * torch.bmm(start, points) + square
-    y1 = torch.bmm(axis, rays)
-    q1 = 2 * ((point * direction).sum(-1)[:, None] - torch.bmm(start, rays))
+    y0 = torch.bmm(axis, point) - offset
+    q0 = point.square().sum(1, keepdim=True) - 2 * torch.bmm(start, point) + square
+    y1 = torch.bmm(axis, direction)
+    q1 = 2 * ((point * direction).sum(1, keepdim=True) - torch.bmm(start, direction))
     distances = []
     for step in steps_mm:
         y = torch.add(y0, y1, alpha=step)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import os
 import shutil
+import threading
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -249,7 +251,7 @@ def _render_all(root: Path, camera: Camera, entries: tuple[Entry, ...], workers:
         return
     context = multiprocessing.get_context("spawn")
     with (
-        ProcessPoolExecutor(min(workers, len(todo)), mp_context=context, initializer=_one_thread) as pool,
+        ProcessPoolExecutor(min(workers, len(todo)), mp_context=context, initializer=_start_worker) as pool,
         tqdm(total=sum(entry.frames for entry in todo), unit="frame", desc="rendering", smoothing=0.05) as bar,
     ):
         running = {pool.submit(_render_one, root, camera, entry): entry for entry in todo}
@@ -264,10 +266,19 @@ def _render_all(root: Path, camera: Camera, entries: tuple[Entry, ...], workers:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _one_thread() -> None:
+def _start_worker() -> None:
     """Sums on several threads may differ in their last bit; the processes are parallel already."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot stop its workers, which would go on writing beside the next run's."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _render_one(root: Path, camera: Camera, entry: Entry) -> None:
