@@ -30,6 +30,7 @@ ABLATIONS = {
     "residual depth head": {"depth_head": "residual"},
     "literal TCN input": {"tcn_grid": 1},
     "one layer": {"gesture_layers": 1, "tcn_layers": 1},
+    "four stages": {"stages": 4},
     "resnet50": {"backbone": "resnet50"},
 }
 

@@ -38,9 +38,7 @@ def initial_trunk(settings: NetworkSettings, *, seed: int) -> Trunk:
         source = WEIGHTS_FOLDER / settings.weights
         state = _read_resnet(source)
     load_into(resnet, state, source)
-    pretrained = Trunk(resnet, head_channels=settings.head_channels, out_channels=trunk.to_joints.out_channels)
-    trunk.stem.load_state_dict(pretrained.stem.state_dict())
-    trunk.stages.load_state_dict(pretrained.stages.state_dict())
+    trunk.take_resnet(resnet)
     return trunk
 
 

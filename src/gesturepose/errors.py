@@ -14,7 +14,9 @@ class InputError(Exception):
     Entry points (`gesturepose …` and the stage scripts) print its message without a traceback and exit with 2.
     """
 
-    def __init__(self, message: str, *, file: str | Path | None = None, line: int | None = None, hint: str = "") -> None:
+    def __init__(
+        self, message: str, *, file: str | Path | None = None, line: int | None = None, hint: str = ""
+    ) -> None:
         place = "" if file is None else f"{file}:{line}: " if line is not None else f"{file}: "
         super().__init__(place + message + (f"\n  {hint}" if hint else ""))
         self.file = None if file is None else Path(file)

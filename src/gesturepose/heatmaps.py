@@ -24,11 +24,12 @@ def heatmap_to_crop(uv_heatmap_px: Tensor, stride: int) -> Tensor:
 
 
 def gaussian_heatmaps(uv_heatmap_px: Tensor, height: int, width: int) -> Tensor:
-    """[..., J, 2] heatmap px → [..., J, H, W] Gaussians with peak 1 at the sub-pixel centre and σ = H/32 px.
+    """[..., J, 2] heatmap px → [..., J, H, W] Gaussians with peak 1 at the sub-pixel centre and σ = H/32 px,
+    at least 1 px: a narrower one is a single bright pixel, and the all-zero map a minimum that training hardly leaves.
 
     The Gaussian is separable: two vectors and their outer product.
     """
-    sigma = height / 32.0
+    sigma = max(height / 32.0, 1.0)
     columns = torch.arange(width, device=uv_heatmap_px.device, dtype=uv_heatmap_px.dtype)
     rows = torch.arange(height, device=uv_heatmap_px.device, dtype=uv_heatmap_px.dtype)
     along_u = torch.exp(-((columns - uv_heatmap_px[..., 0:1]) ** 2) / (2.0 * sigma**2))  # [..., J, W]
@@ -40,8 +41,8 @@ def decode_heatmaps(heatmaps: Tensor) -> Tensor:
     """[..., H, W] heatmaps → [..., 2] peak in heatmap px, sub-pixel.
 
     A parabola through the logarithms of the maximum and its two neighbours, along each axis: exact for a Gaussian of
-    any σ (the idea of DARK, Zhang et al., CVPR 2020, without its blur). No shift along an axis on which the maximum lies at
-    the border, nor in a map without a positive value.
+    any σ (the idea of DARK, Zhang et al., CVPR 2020, without its blur). No shift along an axis on which the maximum
+    lies at the border, nor in a map without a positive value.
     """
     height, width = heatmaps.shape[-2:]
     maps = heatmaps.float().reshape(-1, height, width)

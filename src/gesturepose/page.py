@@ -127,6 +127,14 @@ def read_inputs(
     if metrics["data"]["name"] != data.name or unknown:
         raise InputError("is not of the prepared data", file=evaluation / "metrics.json", hint=_again("evaluate"))
     archive = load_predictions(predictions)
+    settings = json.dumps(params.model_dump(mode="json"), sort_keys=True).encode()
+    fingerprints = (
+        ("prepared data", data.fingerprint),
+        ("settings", hashlib.sha256(settings).hexdigest()),
+        *((f"code of {stage}", value) for stage, value in code.items()),
+        ("trained weights", _digest(weights, "train")),
+        ("predictions", _digest(predictions, "evaluate")),
+    )
     choices = plots.choose_examples(archive)
     examples, pictures = _examples(archive, choices, data, predictions)
     figures = {
@@ -160,14 +168,6 @@ def read_inputs(
             "Dotted vertical lines: the learning rate falls. Training losses are of augmented clips.",
             plots.figure_png(plots.training_figure(table)),
         )
-    settings = json.dumps(params.model_dump(mode="json"), sort_keys=True).encode()
-    fingerprints = (
-        ("prepared data", data.fingerprint),
-        ("settings", hashlib.sha256(settings).hexdigest()),
-        *((f"code of {stage}", value) for stage, value in code.items()),
-        ("trained weights", _digest(weights, "train")),
-        ("predictions", _digest(predictions, "evaluate")),
-    )
     return PageInputs(metrics, params, data.index, per_class, figures, fingerprints)
 
 

@@ -22,7 +22,7 @@ from gesturepose.errors import InputError
 
 PARAMS_FILE = Path("params.yaml")
 SYNTHETIC_ROOT = "data/synthetic"  # the one folder that the generate stage owns
-HEATMAP_STRIDE = 4  # crop px per heatmap px: the trunk's stride 32 and three doublings
+HEATMAP_STRIDE = 4  # crop px per heatmap px: the trunk's stride 32 (16), and three (two) doublings
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -71,6 +71,7 @@ class NetworkSettings(_Section):
 
     backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
     weights: Annotated[str, Field(min_length=1)]
+    stages: Literal[3, 4]
     head_channels: Positive
     channels: Positive
     iterations: Annotated[int, Field(ge=1, le=5)]

@@ -111,7 +111,7 @@ def pck_figure(curve: pd.DataFrame, joints: str = "joints21") -> Figure:
     """
     curve = curve[curve["joints"] == joints]
     panels = [alignment for alignment in ALIGNMENTS if (curve["alignment"] == alignment).any()]
-    figure = Figure(figsize=(4.6 * len(panels), 3.7))
+    figure = Figure(figsize=(4.6 * len(panels), 3.9))
     for axes, alignment in zip(_row(figure, len(panels)), panels, strict=True):
         part = curve[curve["alignment"] == alignment]
         for source, (label, colour, line) in SOURCES.items():
@@ -126,7 +126,7 @@ def pck_figure(curve: pd.DataFrame, joints: str = "joints21") -> Figure:
         axes.set(title=ALIGNMENTS[alignment], xlabel="error threshold, mm", xlim=(0.0, part["threshold_mm"].max()))
         _share_axis(axes)
     figure.axes[0].set_ylabel(f"3D PCK, {joints.removeprefix('joints')} joints")
-    figure.axes[0].legend(loc="lower right")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(SOURCES))
     return figure
 
 
@@ -215,7 +215,7 @@ def training_figure(history: pd.DataFrame) -> Figure:
     """
     history = history.reindex(columns=["epoch", "split", "loss", *PARTS, "accuracy", "pck_30", "learning_rate"])
     parts = [part for part in PARTS if history[part].notna().any()]
-    panels: list[tuple[str, str]] = [("loss", "Loss (Eq. 5)")]
+    panels: list[tuple[str, str]] = [("loss", "Loss")]
     if len(parts) > 1:
         panels.append(("parts", "Parts of the loss, training, unweighted"))
     scores = (("accuracy", "Gesture accuracy"), ("pck_30", "PCK@30 mm, root-aligned"))
@@ -223,6 +223,7 @@ def training_figure(history: pd.DataFrame) -> Figure:
     columns = 1 if len(panels) == 1 else 2
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(4.6 * columns, 2.9 * rows))
+    figure.set_layout_engine("constrained", hspace=0.09)
     falls = _rate_falls(history)
     for number, (column, title) in enumerate(panels, 1):
         axes = figure.add_subplot(rows, columns, number)
@@ -367,7 +368,7 @@ def _draw_in_space(axes: Any, example: Example, elevation: float, azimuth: float
     for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
         axis.set_major_locator(MultipleLocator(50.0))
         axis.set_pane_color("#F6F7F8")
-        axis.set_tick_params(labelbottom=False, labelleft=False, length=0)
+        axis.set_tick_params(color="none")
         axis.set_ticklabels([])
         axis.line.set_visible(False)
 

@@ -57,7 +57,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def bench(
     only: Annotated[str | None, typer.Option(help="only what has this in its name; printed, not written")] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="measurements of each row, beside the warm-up")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="measurements of each row, beside the warm-up")] = 4,
     out: Annotated[Path | None, typer.Option(help=f"write here; without --only the default is {REPORT}")] = None,
 ) -> None:
     """Measure the parts' speeds, each against its baseline in the same run."""

@@ -66,7 +66,12 @@ class CollaborativeNetwork(nn.Module):
 def build_trunk(settings: NetworkSettings) -> Trunk:
     """A trunk with random weights."""
     resnet = torchvision.models.get_model(settings.backbone, weights=None)
-    return Trunk(resnet, head_channels=settings.head_channels, out_channels=JOINTS * settings.channels)
+    return Trunk(
+        resnet,
+        head_channels=settings.head_channels,
+        out_channels=JOINTS * settings.channels,
+        stages=settings.stages,
+    )
 
 
 def build_heatmap_network(settings: NetworkSettings, trunk: Trunk) -> HeatmapNetwork:

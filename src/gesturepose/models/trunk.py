@@ -13,22 +13,26 @@ _IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
 class Trunk(nn.Module):
-    """A ResNet (stride 32), three up-convolutions to a quarter of the input's size, and a 1×1 to J·C channels.
+    """A ResNet, up-convolutions to a quarter of the input's size, and a 1×1 to J·C channels.
 
     The paper says "a pre-trained ResNet" and maps of 64×64 for an input of 256×256; the three up-convolutions are the
-    head of Simple Baselines (Xiao et al., ECCV 2018), which fills what the paper leaves open.
+    head of Simple Baselines (Xiao et al., ECCV 2018), which fills what the paper leaves open. With `stages` 3 the last
+    stage of the ResNet and one up-convolution are left out: at stride 32 a crop of 64 px is two pixels wide, and a
+    trunk without pre-training hardly learns from that.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, resnet: torchvision.models.ResNet, *, head_channels: int, out_channels: int) -> None:
+    def __init__(
+        self, resnet: torchvision.models.ResNet, *, head_channels: int, out_channels: int, stages: int
+    ) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(_IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
         self.stem = nn.Sequential(resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool)
-        self.stages = nn.Sequential(resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4)
-        channels = [resnet.fc.in_features, head_channels, head_channels, head_channels]
+        self.stages = nn.Sequential(*[resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4][:stages])
+        channels = [resnet.fc.in_features >> (4 - stages), *[head_channels] * (stages - 1)]
         self.head = nn.Sequential(
             *(
                 nn.Sequential(
@@ -43,6 +47,12 @@ class Trunk(nn.Module):
         for module in self.head.modules():
             if isinstance(module, nn.ConvTranspose2d):
                 nn.init.normal_(module.weight, std=0.001)
+
+    def take_resnet(self, resnet: torchvision.models.ResNet) -> None:
+        """Take over the weights of another ResNet of the same kind."""
+        donor = Trunk(resnet, head_channels=1, out_channels=1, stages=len(self.stages))
+        self.stem.load_state_dict(donor.stem.state_dict())
+        self.stages.load_state_dict(donor.stages.state_dict())
 
     def forward(self, frames: Tensor) -> Tensor:
         """[N, 3, H, W] RGB, 0–255 → [N, J·C, H/4, W/4]."""

@@ -12,7 +12,11 @@ from torch import Tensor
 from gesturepose.synthetic.shapes import NEAR_MM, PalmFrame, unit
 
 KINDS: Final = ("box", "cylinder", "sphere")
-_HALF_MM: Final = {"box": ((9, 34), (12, 32), (28, 70)), "cylinder": ((9, 30), (9, 30), (30, 75)), "sphere": ((17, 34),) * 3}
+_HALF_MM: Final = {
+    "box": ((9, 34), (12, 32), (28, 70)),
+    "cylinder": ((9, 30), (9, 30), (30, 75)),
+    "sphere": ((17, 34),) * 3,
+}
 
 
 @dataclass(frozen=True)

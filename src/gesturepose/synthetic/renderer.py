@@ -20,10 +20,11 @@ from gesturepose.geometry import Camera
 from gesturepose.skeleton import JOINTS
 from gesturepose.synthetic import shapes
 from gesturepose.synthetic.backgrounds import paint_background
+from gesturepose.synthetic.field import make_table
 from gesturepose.synthetic.props import Prop, place_prop
 from gesturepose.synthetic.shading import Look, draw_look, shade
 from gesturepose.synthetic.shapes import Cones, PalmFrame, hand_cones, palm_frame
-from gesturepose.synthetic.tracing import Hits, make_table, tile_directions, trace
+from gesturepose.synthetic.tracing import tile_directions, trace
 
 SCENARIOS: Final = 3  # kitchen, office, social
 BACKGROUND, SKIN, SLEEVE, OBJECT = range(4)  # labels of `segment_video`
@@ -61,7 +62,9 @@ def _check(joints_cam_mm: ArrayLike, camera: Camera, scenario: int) -> NDArray[n
     return joints.astype(np.float32)
 
 
-def _lay_out(joints_cam_mm: NDArray[np.float32], camera: Camera, seed: int, scenario: int, device: torch.device) -> Scene:
+def _lay_out(
+    joints_cam_mm: NDArray[np.float32], camera: Camera, seed: int, scenario: int, device: torch.device
+) -> Scene:
     """Draws everything random about a video. One generator per subject matter, so that adding a draw moves no other."""
     shape_random, look_random, room_random, lens_random = (np.random.default_rng([seed, part]) for part in range(4))
     joints = torch.from_numpy(joints_cam_mm).to(device)
@@ -74,7 +77,9 @@ def _lay_out(joints_cam_mm: NDArray[np.float32], camera: Camera, seed: int, scen
     cones = hand_cones(joints, palm, elbow_cam_mm=(elbow[0], elbow[1], elbow[2]), cuff_mm=cuff, thickness=thickness)
     prop = place_prop(palm, shape_random) if holds and frames else None
     height, width = camera.height, camera.width
-    background = paint_background(room_random, scenario, round(height * (1 + 2 * _MARGIN)), round(width * (1 + 2 * _MARGIN)))
+    background = paint_background(
+        room_random, scenario, round(height * (1 + 2 * _MARGIN)), round(width * (1 + 2 * _MARGIN))
+    )
     v, u = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
     vignette = 1 - float(lens_random.uniform(0.04, 0.2)) * (u.square() + v.square())
     size = (3, height + 64, width + 64)
@@ -92,7 +97,7 @@ def _lay_out(joints_cam_mm: NDArray[np.float32], camera: Camera, seed: int, scen
         drift=_drift(room_random, frames),
         vignette=vignette.to(device),
         noise=(level * grain).to(device),
-        noise_at=np.stack([np.random.default_rng([seed, 4, frame]).integers(0, 64, 2) for frame in range(frames)] or [[0, 0]]),
+        noise_at=np.array([np.random.default_rng([seed, 4, frame]).integers(0, 64, 2) for frame in range(frames)]),
         shutter=float(lens_random.uniform(0.2, 0.5)),
     )
 
@@ -107,7 +112,17 @@ def _drift(random: np.random.Generator, frames: int) -> NDArray[np.float64]:
     shift = np.stack([start[i] + speed[i] * time + 0.012 * np.sin(1.9 * time + phase[i]) for i in range(2)], -1)
     shift = np.clip(shift, -limit, limit)
     roll = 0.012 * np.sin(1.1 * time + phase[2])
-    rows = np.stack([inner * np.cos(roll), -inner * np.sin(roll), shift[:, 0], inner * np.sin(roll), inner * np.cos(roll), shift[:, 1]], -1)
+    rows = np.stack(
+        [
+            inner * np.cos(roll),
+            -inner * np.sin(roll),
+            shift[:, 0],
+            inner * np.sin(roll),
+            inner * np.cos(roll),
+            shift[:, 1],
+        ],
+        -1,
+    )
     return rows.reshape(frames, 2, 3)
 
 
@@ -168,11 +183,17 @@ def _blur_motion(layer: Tensor, reach: float) -> Tensor:
         area = layer[frame : frame + 1, :4, top:bottom, left:right]
         local = motion[frame : frame + 1, :, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         size = (int(local.shape[2]) * 16, int(local.shape[3]) * 16)
-        local = functional.interpolate(local, size, mode="bilinear", align_corners=False)[..., : bottom - top, : right - left]
+        local = functional.interpolate(local, size, mode="bilinear", align_corners=False)[
+            ..., : bottom - top, : right - left
+        ]
         extent = layer.new_tensor([2.0 / (right - left), 2.0 / (bottom - top)])
         step = local.permute(0, 2, 3, 1) * extent
-        still = functional.affine_grid(layer.new_tensor([[[1.0, 0, 0], [0, 1, 0]]]), list(area.shape), align_corners=False)
-        smeared = sum(functional.grid_sample(area, still + tap * step, align_corners=False, padding_mode="border") for tap in taps)
+        still = functional.affine_grid(
+            layer.new_tensor([[[1.0, 0, 0], [0, 1, 0]]]), list(area.shape), align_corners=False
+        )
+        smeared = torch.zeros_like(area)
+        for tap in taps:
+            smeared += functional.grid_sample(area, still + tap * step, align_corners=False, padding_mode="border")
         blurred[frame, :, top:bottom, left:right] = smeared[0] / len(taps)
     return blurred
 
@@ -182,7 +203,9 @@ def _compose(scene: Scene, which: slice, layer: Tensor) -> Tensor:
     frames, _, height, width = layer.shape
     maps = torch.tensor(scene.drift[which], dtype=torch.float32, device=layer.device)
     grid = functional.affine_grid(maps, [frames, 3, height, width], align_corners=False)
-    picture = functional.grid_sample(scene.background.expand(frames, -1, -1, -1), grid, align_corners=False, padding_mode="border")
+    picture = functional.grid_sample(
+        scene.background.expand(frames, -1, -1, -1), grid, align_corners=False, padding_mode="border"
+    )
     picture = picture * (1 - layer[:, 3:]) + layer[:, :3]
     picture *= scene.vignette
     for frame, (top, left) in enumerate(scene.noise_at[which]):
@@ -191,7 +214,13 @@ def _compose(scene: Scene, which: slice, layer: Tensor) -> Tensor:
 
 
 def render_video(
-    joints_cam_mm: ArrayLike, camera: Camera, *, seed: int, scenario: int, device: str = "cpu", frames_per_batch: int = 4
+    joints_cam_mm: ArrayLike,
+    camera: Camera,
+    *,
+    seed: int,
+    scenario: int,
+    device: str = "cpu",
+    frames_per_batch: int = 4,
 ) -> NDArray[np.uint8]:
     """Renders a right hand from its joints.
 
@@ -214,7 +243,7 @@ def render_video(
 def segment_video(
     joints_cam_mm: ArrayLike, camera: Camera, *, seed: int, scenario: int, device: str = "cpu"
 ) -> NDArray[np.uint8]:
-    """What each pixel of `render_video` shows, without motion blur: uint8 [T, H, W] of BACKGROUND, SKIN, SLEEVE, OBJECT."""
+    """What each pixel shows, motion blur aside: uint8 [T, H, W] of BACKGROUND, SKIN, SLEEVE, OBJECT."""
     joints = _check(joints_cam_mm, camera, scenario)
     scene = _lay_out(joints, camera, seed, scenario, torch.device(device))
     labels = np.full((len(joints), camera.height, camera.width), BACKGROUND, dtype=np.uint8)

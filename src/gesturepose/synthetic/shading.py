@@ -1,4 +1,4 @@
-"""Colours of the traced pixels: skin with nails and creases, sleeve, held object; lights, soft shadow, ambient occlusion."""
+"""Colours of the traced pixels: skin with nails and creases, sleeve, held object; lights, shadow, ambient occlusion."""
 
 from __future__ import annotations
 
@@ -11,14 +11,33 @@ from torch import Tensor
 from torch.nn import functional
 
 from gesturepose.synthetic import shapes
+from gesturepose.synthetic.field import Table, field_near
 from gesturepose.synthetic.props import Prop, prop_coordinates, prop_distance
 from gesturepose.synthetic.shapes import Cones, PalmFrame
-from gesturepose.synthetic.tracing import Hits, Table, field_near
+from gesturepose.synthetic.tracing import Hits
 
 # Display colours of the back of the hand, from light to dark; the palm is lighter and redder.
 _SKIN_TONES: Final = ((238, 198, 172), (222, 170, 138), (198, 140, 104), (160, 106, 74), (116, 74, 52), (84, 54, 40))
-_CLOTHS: Final = ((52, 66, 98), (120, 40, 44), (60, 62, 66), (200, 198, 192), (70, 92, 72), (150, 128, 98), (38, 38, 44), (96, 124, 158))
-_PROP_COLOURS: Final = ((190, 44, 40), (236, 190, 60), (48, 104, 168), (236, 232, 222), (60, 136, 84), (40, 40, 46), (226, 128, 52), (140, 200, 214))
+_CLOTHS: Final = (
+    (52, 66, 98),
+    (120, 40, 44),
+    (60, 62, 66),
+    (200, 198, 192),
+    (70, 92, 72),
+    (150, 128, 98),
+    (38, 38, 44),
+    (96, 124, 158),
+)
+_PROP_COLOURS: Final = (
+    (190, 44, 40),
+    (236, 190, 60),
+    (48, 104, 168),
+    (236, 232, 222),
+    (60, 136, 84),
+    (40, 40, 46),
+    (226, 128, 52),
+    (140, 200, 214),
+)
 _SHADOW_STEPS_MM: Final = (6.0, 16.0, 36.0)
 _AMBIENT_STEPS_MM: Final = (5.0, 15.0)
 
@@ -94,7 +113,7 @@ def _step(low: float, high: float, value: Tensor) -> Tensor:
 
 def _bump(value: Tensor, width: float) -> Tensor:
     """1 at zero, falling off over `width`."""
-    return torch.exp(-(value / width).square())
+    return torch.exp(-(value / width).square().clamp_max_(60))  # denormal numbers are slow
 
 
 def _dot(left: Tensor, right: Tensor) -> Tensor:
@@ -102,10 +121,14 @@ def _dot(left: Tensor, right: Tensor) -> Tensor:
     return left[0] * right[0] + left[1] * right[1] + left[2] * right[2]
 
 
+def _unit(vectors: Tensor) -> Tensor:
+    return vectors * _dot(vectors, vectors).clamp_min_(1e-20).rsqrt_()
+
+
 def _own_features(hits: Hits, table: Table) -> Tensor:
     """[15, M] features of each pixel's nearest cone."""
     row = hits.frame * table.features.shape[1] + hits.cone
-    return table.features.flatten(0, 1).index_select(0, row).T.contiguous()
+    return table.features.flatten(0, 1).T.contiguous()[:, row]
 
 
 def _skin(hits: Hits, cones: Cones, table: Table, palm: PalmFrame, look: Look) -> tuple[Tensor, Tensor]:
@@ -137,7 +160,7 @@ def _skin(hits: Hits, cones: Cones, table: Table, palm: PalmFrame, look: Look) -
     crease = (_bump(joint - 0.6, 0.9) + 0.5 * _bump(joint - 3.4, 0.8)) * palmar
     knuckle = _bump(joint, 5.5) * _step(0.2, 0.7, back) * finger
     wrinkle = knuckle * (0.5 + 0.5 * torch.cos(2.3 * joint))
-    red = (0.35 * knuckle + 0.45 * _bump(end, 7.0) * (bone == shapes.BONE_DISTAL))
+    red = 0.35 * knuckle + 0.45 * _bump(end, 7.0) * (bone == shapes.BONE_DISTAL)
     albedo = albedo * (1 - red * albedo.new_tensor([[0.02], [0.22], [0.24]]))
     dark = (0.42 * crease + 0.30 * wrinkle + 0.5 * _palm_lines(hits, palm) * (~finger)).clamp(0, 0.6)
     albedo = albedo * (1 - dark * albedo.new_tensor([[0.75], [1.0], [1.0]]))
@@ -161,11 +184,15 @@ def _skin(hits: Hits, cones: Cones, table: Table, palm: PalmFrame, look: Look) -
 def _palm_lines(hits: Hits, palm: PalmFrame) -> Tensor:
     """Darkness [M] of the three great lines of the palm and the wrist's creases, in the palm's own coordinates."""
     axes = torch.cat([palm.wrist, palm.forward, palm.radial, palm.normal, palm.scale[:, None]], -1)
-    own = axes.index_select(0, hits.frame).T.contiguous()  # [13, M]
+    own = axes.T.contiguous()[:, hits.frame]  # [13, M]
     offset = (hits.point - own[0:3]) / (own[12] * shapes.NOMINAL_BONE_MM)
     u, v = _dot(offset, own[3:6]), _dot(offset, own[6:9])
     facing = _step(0.2, 0.6, _dot(hits.normal, own[9:12]))
-    heart = _bump(u - 0.80 - 0.35 * (v - 0.02) - 0.5 * v.square(), 0.016) * _step(-0.45, -0.3, v) * (1 - _step(0.12, 0.2, v))
+    heart = (
+        _bump(u - 0.80 - 0.35 * (v - 0.02) - 0.5 * v.square(), 0.016)
+        * _step(-0.45, -0.3, v)
+        * (1 - _step(0.12, 0.2, v))
+    )
     head = _bump(u - 0.64 - 0.42 * v + 0.2 * v.square(), 0.015) * _step(-0.32, -0.2, v) * (1 - _step(0.28, 0.36, v))
     ring = ((u - 0.30).square() + (v - 0.36).square()).sqrt()
     life = _bump(ring - 0.36, 0.016) * (1 - _step(0.32, 0.40, v)) * _step(-0.02, 0.1, u)
@@ -177,7 +204,11 @@ def _cloth(hits: Hits, table: Table, look: Look) -> Tensor:
     along, own = hits.along, _own_features(hits, table)
     around = _dot(hits.point - own[0:3], own[9:12])
     weave = 1 + 0.06 * torch.sin(2.6 * along) * torch.sin(2.6 * around)
-    fold = 1 + 0.10 * torch.sin(0.16 * along + 0.05 * around + look.phase[6]) + 0.05 * torch.sin(0.37 * along - 0.11 * around)
+    fold = (
+        1
+        + 0.10 * torch.sin(0.16 * along + 0.05 * around + look.phase[6])
+        + 0.05 * torch.sin(0.37 * along - 0.11 * around)
+    )
     pattern = torch.ones_like(along)
     if look.cloth_pattern == 1:
         pattern = 1 - 0.45 * _step(0.2, 0.5, torch.sin(0.42 * along))
@@ -205,7 +236,9 @@ def _prop(hits: Hits, prop: Prop, look: Look) -> Tensor:
     return colour * (1 + 0.03 * torch.sin(0.9 * local.sum(0)))
 
 
-def _occlusion(hits: Hits, table: Table, prop: Prop | None, look: Look, size: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+def _occlusion(
+    hits: Hits, table: Table, prop: Prop | None, look: Look, size: tuple[int, int, int]
+) -> tuple[Tensor, Tensor]:
     """Share of the key light [M] and of the ambient light [M] that arrives, found on every other row and column."""
     frames, height, width = size
     rows, columns = -(-height // 2), -(-width // 2)
@@ -259,7 +292,7 @@ def shade(
 
     lit, open_sky = _occlusion(hits, table, prop, look, size)
     normal = hits.normal
-    view = -functional.normalize(hits.point, dim=0)
+    view = _unit(-hits.point)
     cosine, facing = _dot(normal, look.key_direction), _dot(normal, view).clamp(0, 1)
     # Light that enters skin comes out nearby, red farthest: the terminator is soft and reddish.
     wrap = torch.where(is_skin, albedo.new_tensor([[0.30], [0.12], [0.08]]), 0.03)
@@ -267,7 +300,7 @@ def shade(
     shadow = lit + (1 - lit) * torch.where(is_skin, albedo.new_tensor([[0.10], [0.03], [0.02]]), 0.0)
     upward = 0.5 - 0.5 * normal[1]
     ambient = (look.ground + (look.sky - look.ground) * upward) * ((0.25 + 0.75 * open_sky) * (0.8 + 0.2 * facing))
-    half = functional.normalize(view + look.key_direction, dim=0)
+    half = _unit(view + look.key_direction)
     shine = _dot(normal, half).clamp(0, 1).log2().mul_(torch.where(is_prop, 40.0, 14.0)).exp2_()
     away = (1 - facing).square_()
     specular = (gloss * shine * (0.25 + 0.75 * away * away) * lit) * look.key

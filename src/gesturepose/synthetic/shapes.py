@@ -67,7 +67,12 @@ class Cones:
     def frames(self, which: slice) -> Cones:
         """The same cones for some of the frames."""
         per_frame = {"start", "end", "start_radius", "end_radius", "dorsal", "drawn"}
-        return Cones(**{f.name: getattr(self, f.name)[which] if f.name in per_frame else getattr(self, f.name) for f in fields(self)})
+        return Cones(
+            **{
+                f.name: getattr(self, f.name)[which] if f.name in per_frame else getattr(self, f.name)
+                for f in fields(self)
+            }
+        )
 
 
 def unit(vectors: Tensor) -> Tensor:
@@ -137,9 +142,13 @@ class _Builder:
         start = torch.stack([start for start, _ in self.points], 1)
         end = torch.stack([end for _, end in self.points], 1)
         radii = start.new_tensor(self.radii) * self.palm.scale[:, None, None] * radius_factor
-        group, material, bone, flat = (torch.tensor(column, device=start.device) for column in zip(*self.labels, strict=True))
+        group, material, bone, flat = (
+            torch.tensor(column, device=start.device) for column in zip(*self.labels, strict=True)
+        )
         dorsal = torch.stack(self.dorsal, 1)
-        return _in_front(Cones(start, end, radii[..., 0], radii[..., 1], dorsal, flat.new_ones(1), group, material, bone, flat))
+        return _in_front(
+            Cones(start, end, radii[..., 0], radii[..., 1], dorsal, flat.new_ones(1), group, material, bone, flat)
+        )
 
 
 def _in_front(cones: Cones) -> Cones:
@@ -201,9 +210,21 @@ def hand_cones(
     add(at(wrist, forward=6.0, radial=9.0, normal=2.0), thumb_base, (12.0, 12.0), PALM, BONE_PALM)
     add(thumb_base, thumb_knuckle, (12.6, 10.6), PALM, BONE_PALM)
     ball = torch.lerp(thumb_base, thumb_knuckle, 0.55)
-    add(at(wrist, forward=16.0, radial=8.0, normal=7.0), at(ball, normal=2.0, radial=-4.0), (11.0, 10.5), PALM, BONE_PALM)
+    add(
+        at(wrist, forward=16.0, radial=8.0, normal=7.0),
+        at(ball, normal=2.0, radial=-4.0),
+        (11.0, 10.5),
+        PALM,
+        BONE_PALM,
+    )
     edge = torch.lerp(wrist, joint[17], 0.8)
-    add(at(wrist, forward=12.0, radial=-13.0, normal=4.5), at(edge, normal=4.0, radial=-1.0), (10.5, 8.0), PALM, BONE_PALM)
+    add(
+        at(wrist, forward=12.0, radial=-13.0, normal=4.5),
+        at(edge, normal=4.0, radial=-1.0),
+        (10.5, 8.0),
+        PALM,
+        BONE_PALM,
+    )
     add(at(joint[5], forward=-9.0, normal=4.5), at(joint[9], forward=-7.0, normal=4.0), (7.0, 7.0), PALM, BONE_PALM)
     add(at(joint[13], forward=-6.0, normal=4.0), at(joint[17], forward=-7.0, normal=4.0), (7.0, 6.5), PALM, BONE_PALM)
     web = torch.lerp(thumb_base, thumb_knuckle, 0.72)
@@ -220,7 +241,14 @@ def hand_cones(
         group = THUMB + finger
         root = 1 if finger == 0 else 0
         stub = torch.lerp(chain[root], chain[root + 1], 0.30)
-        add(chain[root], stub, (radii[root] - 0.8, radii[root] - 1.6), PALM, BONE_PROXIMAL, dorsal=torch.linalg.cross(bones[root], hinge))
+        add(
+            chain[root],
+            stub,
+            (radii[root] - 0.8, radii[root] - 1.6),
+            PALM,
+            BONE_PROXIMAL,
+            dorsal=torch.linalg.cross(bones[root], hinge),
+        )
         for step in range(root, 3):
             kind = BONE_DISTAL if step == 2 else BONE_PROXIMAL if step == root else BONE_MIDDLE
             dorsal = torch.linalg.cross(bones[step], hinge)
@@ -241,5 +269,14 @@ def hand_cones(
         add(arm(70.0, 10.5 * sign), arm(420.0, 14.0 * sign), (15.5, 34.0), PALM, BONE_ARM, dorsal=dorsal)
         if cuff_mm is not None:
             radius = 15.5 + 18.5 * (cuff_mm - 70.0) / 350.0 + 6.5
-            add(arm(cuff_mm, 11.0 * sign), arm(430.0, 14.0 * sign), (radius, 43.0), SLEEVE, BONE_ARM, dorsal=dorsal, material=CLOTH, flat=True)
+            add(
+                arm(cuff_mm, 11.0 * sign),
+                arm(430.0, 14.0 * sign),
+                (radius, 43.0),
+                SLEEVE,
+                BONE_ARM,
+                dorsal=dorsal,
+                material=CLOTH,
+                flat=True,
+            )
     return builder.build(thickness)

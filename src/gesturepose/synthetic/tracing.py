@@ -1,41 +1,30 @@
 """Sphere tracing of the hand's distance field, tile by tile.
 
 The field is the smooth union of rounded cones: d = −k log Σ exp(−dᵢ/k) within a group of cones, the minimum between
-groups. The picture is cut into tiles of 8×8 px; a tile marches only if the projection of a cone reaches it, against only
-those cones, from an analytic estimate of the first hit. The camera sits at the origin, so that a point on a ray is t·d and
-the distance to a cone's axis needs two products per ray and cone, computed once per tile.
+groups. The picture is cut into tiles of 8×8 px; a tile marches only if the projection of a cone reaches it, against
+only those cones, from an analytic estimate of the first hit. The camera sits at the origin, so that a point on a ray
+is t·d and the distance to a cone's axis needs two products per ray and cone, computed once per tile.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import torch
 from torch import Tensor
 
 from gesturepose.geometry import Camera
+from gesturepose.synthetic.field import FAR_MM, Table
 from gesturepose.synthetic.props import Prop, prop_distance, prop_normal
-from gesturepose.synthetic.shapes import GROUPS, SMOOTHING_MM, Cones
+from gesturepose.synthetic.shapes import SMOOTHING_MM, Cones
 
 TILE: Final = 8
 _BUCKETS: Final = (3, 5, 7, 10, 14, 20, 28)  # tiles march together by the number of cones that reach them
 _MARGIN_MM: Final = 5.0  # how far a smooth union can stand out of its members
-_STEPS: Final = (4, 4, 4, 8)  # after each round, tiles whose rays have all settled leave
-_FAR_MM: Final = 1e4
-
-
-@dataclass(frozen=True)
-class Table:
-    """Per frame and cone, what the distance needs; a last dummy cone far behind the camera pads short lists."""
-
-    start: Tensor  # [B, P + 1, 3] mm
-    axis: Tensor  # [B, P + 1, 3] unit
-    scalars: Tensor  # [B, P + 1, 8]: start·axis, |start|², slope/cos, length, slope, start radius, cut, 1/k
-    member: Tensor  # [P + 1, GROUPS] one-hot
-    dorsal: Tensor  # [B, P + 1, 3]
-    features: Tensor  # [B, P + 1, 15]: start, axis, dorsal, their cross product (sideways), length, both radii
+_STEPS: Final = (5, 7, 18)  # after each round, tiles whose rays have all settled leave
 
 
 @dataclass(frozen=True)
@@ -52,43 +41,6 @@ class Hits:
     cone: Tensor  # int64 [M], the nearest cone
     along: Tensor  # [M] mm from that cone's start, along its axis
     dorsal: Tensor  # [3, M] direction of the back of the hand there, not quite unit
-
-
-def make_table(cones: Cones) -> Table:
-    """Cones of B frames → their table."""
-    axis = cones.end - cones.start
-    length = axis.norm(dim=-1)
-    axis = axis / length.clamp_min(1e-4)[..., None]
-    slope = ((cones.start_radius - cones.end_radius) / length.clamp_min(1e-4)).clamp(-0.95, 0.95)
-    cut = torch.where(cones.flat, torch.zeros_like(length), torch.full_like(length, -_FAR_MM))
-    smoothing = length.new_tensor(SMOOTHING_MM)[cones.group].expand_as(length)
-    scalars = torch.stack(
-        [
-            (cones.start * axis).sum(-1),
-            cones.start.square().sum(-1),
-            slope / (1 - slope.square()).sqrt(),
-            length,
-            slope,
-            cones.start_radius,
-            cut,
-            1 / smoothing,
-        ],
-        -1,
-    )
-    frames = len(length)
-    far = length.new_tensor([0.0, 0.0, -_FAR_MM])
-    dummy = length.new_tensor([-_FAR_MM, _FAR_MM**2, 0.0, 0.0, 0.0, 1.0, -_FAR_MM, 0.25])
-    member = torch.nn.functional.one_hot(cones.group, GROUPS).to(length.dtype)
-    sizes = torch.stack([length, cones.start_radius, cones.end_radius], -1)
-    features = torch.cat([cones.start, axis, cones.dorsal, torch.linalg.cross(axis, cones.dorsal), sizes], -1)
-    return Table(
-        torch.cat([cones.start, far.expand(frames, 1, 3)], 1),
-        torch.cat([axis, length.new_tensor([0.0, 0.0, 1.0]).expand(frames, 1, 3)], 1),
-        torch.cat([scalars, dummy.expand(frames, 1, 8)], 1),
-        torch.cat([member, member.new_zeros(1, GROUPS)]),
-        torch.cat([cones.dorsal, far.expand(frames, 1, 3) * 0], 1),
-        torch.cat([features, features[:, :1]], 1),
-    )
 
 
 def _disc(point: Tensor, radius: Tensor, camera: Camera) -> tuple[Tensor, Tensor, Tensor]:
@@ -144,10 +96,11 @@ class _March:
     member: Tensor  # [N, GROUPS, K]
     inverse_k: Tensor  # [N, K, 1]
     t: Tensor  # [N, R]
-    near: Tensor  # [N, R] px, the smallest distance so far, in pixels at that depth
+    near: Tensor  # [N, R] px, the smallest distance from the surface so far, in pixels at that depth
     near_t: Tensor  # [N, R]
     last: Tensor  # [N, R] mm, beyond it there is nothing left to meet
     has_cut: bool  # some cone is cut off square
+    held: bool  # the object reaches these tiles
 
     def select(self, which: Tensor) -> _March:
         return _March(
@@ -165,11 +118,12 @@ class _March:
             self.near_t[which],
             self.last[which],
             self.has_cut,
+            self.held,
         )
 
 
 def _cone_distances(march: _March) -> tuple[Tensor, Tensor, Tensor]:
-    """Signed distance of the ray points t·d to each cone [N, K, R], with what the gradient reuses: place h, length D."""
+    """Signed distance of the points t·d to each cone [N, K, R], and h and D, which the gradient reuses."""
     offset, square, tangent, length, slope, radius, cut, _ = march.scalars
     t = march.t[:, None]
     y = (t * march.along).sub_(offset)
@@ -215,9 +169,7 @@ def _first_guess(march: _March) -> tuple[Tensor, Tensor]:
     return guess.amin(1).clamp_min(1.0), last.amax(1)
 
 
-def _batches(
-    table: Table, hand: Tensor, held: Tensor, directions: Tensor, budget: int
-) -> Iterator[_March]:
+def _batches(table: Table, hand: Tensor, held: Tensor, directions: Tensor, budget: int) -> Iterator[_March]:
     """Groups the reached tiles of all frames by their number of cones; `budget` bounds tiles × cones of one batch."""
     frame, tile = (hand.any(-1) | held).nonzero(as_tuple=True)
     reached = hand[frame, tile]
@@ -225,10 +177,10 @@ def _batches(
     order = torch.argsort((~reached).to(torch.uint8), dim=-1, stable=True)
     dummy = hand.shape[-1]
     order = torch.where(torch.arange(dummy, device=order.device) < counts[:, None], order, dummy)
-    least = -1
-    for most in (*(bucket for bucket in _BUCKETS if bucket < dummy), dummy):
-        chosen = ((counts > least) & (counts <= most)).nonzero()[:, 0]
-        least = most
+    with_object = held[frame, tile]
+    limits = (-1, *(bucket for bucket in _BUCKETS if bucket < dummy), dummy)
+    for least, most, holds in [(*pair, holds) for pair in pairwise(limits) for holds in (False, True)]:
+        chosen = ((counts > least) & (counts <= most) & (with_object == holds)).nonzero()[:, 0]
         for part in chosen.split(max(budget // most, 1)):
             if not len(part):
                 continue
@@ -252,6 +204,7 @@ def _batches(
                 nothing,
                 nothing,
                 bool((scalars[6] > -1).any()),
+                holds,
             )
             march.t, march.last = _first_guess(march)
             yield march
@@ -259,25 +212,33 @@ def _batches(
 
 def _run(march: _March, prop: Prop | None, pixel_mm: float) -> Iterator[_March]:
     """Marches a batch; yields its parts as they settle. `pixel_mm` is a pixel's width at depth 1."""
-    if prop is not None:
+    if prop is not None and march.held:
         centre = prop.centre[march.frame]
         toward = (march.direction * centre[..., None]).sum(1)
         gap2 = centre.square().sum(-1, keepdim=True) - toward.square()
         depth2 = prop.bound_mm**2 - gap2
-        entry = torch.where((depth2 > 0) & prop.drawn[march.frame, None], toward - depth2.clamp_min(0).sqrt(), _FAR_MM)
+        entry = torch.where((depth2 > 0) & prop.drawn[march.frame, None], toward - depth2.clamp_min(0).sqrt(), FAR_MM)
         march.t = torch.minimum(march.t, entry).clamp_min_(1.0)
-        leaves = torch.where(entry < _FAR_MM, toward + prop.bound_mm, torch.zeros_like(entry))
+        leaves = torch.where(entry < FAR_MM, toward + prop.bound_mm, torch.zeros_like(entry))
         march.last = torch.maximum(march.last, leaves)
+    before = torch.full_like(march.t, FAR_MM)  # the distance one step ago
+    stride = torch.zeros_like(before)
     for round_, steps in enumerate(_STEPS):
         for _ in range(steps):
             distance = _hand_distance(march)
-            if prop is not None:
+            if prop is not None and march.held:
                 distance = torch.minimum(distance, prop_distance(prop, march.frame, march.direction * march.t[:, None]))
-            size = distance / (march.t * pixel_mm)
-            closer = size < march.near
+            size = distance.abs() / (march.t * pixel_mm)
+            # A ray that moves away from everything takes double strides, and goes back where the two balls of known
+            # emptiness at their ends do not touch: something thin may lie between.
+            missed = stride > before + distance.abs()
+            closer = (size < march.near) & ~missed
             march.near = torch.where(closer, size, march.near)
-            march.near_t = torch.where(closer, march.t + distance.clamp_max(0), march.near_t)
-            march.t = (march.t + distance).clamp_(1.0, _FAR_MM)
+            march.near_t = torch.where(closer, march.t, march.near_t)
+            forward = torch.where(distance > before, 2.0 * distance, distance)
+            stride = torch.where(missed, before - stride, forward)
+            before = torch.where(missed, FAR_MM, distance)
+            march.t = (march.t + stride).clamp_(1.0, FAR_MM)
         if round_ == len(_STEPS) - 1:
             yield march.select((march.near < 1).any(1).nonzero()[:, 0])
             return
@@ -289,7 +250,7 @@ def _run(march: _March, prop: Prop | None, pixel_mm: float) -> Iterator[_March]:
             rest = (~settled).nonzero()[:, 0]
             if not len(rest):
                 return
-            march = march.select(rest)
+            march, before, stride = march.select(rest), before[rest], stride[rest]
 
 
 def _surface(march: _March, table: Table, prop: Prop | None, camera: Camera) -> Hits:
@@ -299,11 +260,12 @@ def _surface(march: _March, table: Table, prop: Prop | None, camera: Camera) -> 
     distance, h, reach = _cone_distances(march)
     weight, sums = _group_sums(distance, march.inverse_k, march.member)
     fields = sums.clamp_min(1e-36).log() * sums.new_tensor(SMOOTHING_MM)[:, None]
-    best, winner = fields.max(1)
-    chosen = torch.zeros_like(sums).scatter_(1, winner[:, None], 1.0)
-    weight.mul_(torch.bmm(march.member.transpose(1, 2), chosen))
+    best = fields.amax(1)
+    weight.mul_(torch.bmm(march.member.transpose(1, 2), (fields == best[:, None]).to(weight.dtype)))
     weight.div_(weight.sum(1, keepdim=True).clamp_min_(1e-36))
-    nearest = weight.argmax(1)
+    # argmax over a middle axis is slow; the greatest index among equals does as well.
+    number = torch.arange(weight.shape[1], device=weight.device)[:, None]
+    nearest = torch.where(weight == weight.amax(1, keepdim=True), number, 0).amax(1)
     cone = march.cones.gather(1, nearest).clamp_max_(table.member.shape[0] - 2)  # the dummy: a tile of the object alone
 
     frames = march.frame[:, None]
@@ -312,24 +274,29 @@ def _surface(march: _March, table: Table, prop: Prop | None, camera: Camera) -> 
     # Σ w (p − a − h v) / D, the field's exact gradient
     normal = point * outward.sum(1, keepdim=True)
     normal = normal.sub_(torch.bmm(start, outward)).sub_(torch.bmm(axis, h.mul_(outward)))
-    own = table.features[frames, cone]  # [N, R, 15]
-    along = (point * own[..., 3:6].transpose(1, 2)).sum(1) - (own[..., 0:3] * own[..., 3:6]).sum(-1)
+    along = (march.t[:, None] * march.along).sub_(march.scalars[0]).gather(1, nearest[:, None])[:, 0]
     if march.has_cut:
         cut_here = (along < 0.02) & (march.scalars[6][..., 0].gather(1, nearest) > -1)
-        normal = torch.where(cut_here[:, None], -own[..., 3:6].transpose(1, 2), normal)
+        normal = torch.where(cut_here[:, None], -table.axis[frames, cone].transpose(1, 2), normal)
     dorsal = torch.bmm(table.dorsal[frames, march.cones].transpose(1, 2), weight)
 
-    is_prop = torch.zeros_like(winner, dtype=torch.bool)
-    if prop is not None:
+    is_prop = torch.zeros_like(best, dtype=torch.bool)
+    if prop is not None and march.held:
         is_prop = prop_distance(prop, march.frame, point) < -best
         normal = torch.where(is_prop[:, None], prop_normal(prop, march.frame, point), normal)
-    normal = torch.nn.functional.normalize(normal, dim=1)
+    normal = _unit(normal)
     # At the silhouette the nearest point may face away by a rounding error: turn it to the rim.
     facing = (normal * march.direction).sum(1, keepdim=True)
-    rim = torch.nn.functional.normalize(normal - (facing + 0.05) * march.direction, dim=1)
+    rim = _unit(normal - (facing + 0.05) * march.direction)
     normal = torch.where(facing > -0.02, rim, normal)
-    coverage = (1.0 - march.near).clamp_(0, 1)
+    coverage = ((1.0 - march.near) / 0.85).clamp_(0, 1)  # a hit is accurate to 0.15 px
     return _collect(march, camera, coverage, torch.cat([point, normal, dorsal, along[:, None]], 1), is_prop, cone)
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    """[N, 3, R] → the same of length one."""
+    x, y, z = vectors.unbind(1)
+    return vectors * (x * x + y * y + z * z).clamp_min_(1e-20).rsqrt_()[:, None]
 
 
 def _collect(march: _March, camera: Camera, coverage: Tensor, numbers: Tensor, is_prop: Tensor, cone: Tensor) -> Hits:
@@ -342,7 +309,7 @@ def _collect(march: _March, camera: Camera, coverage: Tensor, numbers: Tensor, i
     inside = (row < camera.height) & (column < camera.width)
     if camera.height % TILE or camera.width % TILE:
         pixel, row, column = pixel[inside], row[inside], column[inside]
-    point, normal, dorsal, along = numbers.transpose(1, 2).reshape(-1, 10)[pixel].T.split((3, 3, 3, 1))
+    point, normal, dorsal, along = numbers.transpose(0, 1).reshape(10, -1)[:, pixel].split((3, 3, 3, 1))
     return Hits(
         march.frame[pixel // TILE**2],
         row,
@@ -376,7 +343,7 @@ def trace(cones: Cones, prop: Prop | None, camera: Camera, table: Table, directi
     `directions` is `tile_directions(camera)`, `table` is `make_table(cones)`: both are shared with the shading.
     """
     hand, held = _reached_tiles(cones, prop, camera)
-    budget = 1024 if cones.start.device.type == "cpu" else 1 << 18  # CPU: what stays in the second-level cache
+    budget = 4096 if cones.start.device.type == "cpu" else 1 << 18  # CPU: what stays in cache
     parts = [
         _surface(part, table, prop, camera)
         for march in _batches(table, hand, held, directions, budget)
@@ -393,24 +360,3 @@ def _no_hits(device: torch.device) -> Hits:
     index = torch.zeros(0, dtype=torch.int64, device=device)
     vector = torch.zeros(3, 0, device=device)
     return Hits(index, index, index, number, vector, vector, index.bool(), index, number, vector)
-
-
-def field_near(table: Table, frame: Tensor, point: Tensor, direction: Tensor, steps_mm: tuple[float, ...]) -> list[Tensor]:
-    """Distance to the nearest cone of `point + s · direction` for each s.
-
-    `frame` [N], `point` and `direction` [N, 3, R]; returns one [N, R] for each step. No smoothing: shadows do not show it.
-    """
-    start, axis = table.start[frame, :-1], table.axis[frame, :-1]  # [N, P, 3]
-    offset, square, tangent, length, slope, radius, _, _ = table.scalars[frame, :-1].split(1, -1)
-    y0 = torch.bmm(axis, point) - offset
-    q0 = point.square().sum(1, keepdim=True) - 2 * torch.bmm(start, point) + square
-    y1 = torch.bmm(axis, direction)
-    q1 = 2 * ((point * direction).sum(1, keepdim=True) - torch.bmm(start, direction))
-    distances = []
-    for step in steps_mm:
-        y = torch.add(y0, y1, alpha=step)
-        x2 = torch.add(q0, q1, alpha=step).add_(step * step).addcmul_(y, y, value=-1).clamp_min_(0)
-        h = torch.minimum(torch.addcmul(y, x2.sqrt(), tangent, value=-1).clamp_min_(0), length)
-        reach = torch.addcmul(x2, y.sub_(h), y).sqrt_()
-        distances.append(reach.addcmul_(h, slope).sub_(radius).amin(1))
-    return distances
