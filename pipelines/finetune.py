@@ -26,6 +26,7 @@ def main() -> None:
         trunk = load_trunk(params.network, BACKBONE)
         training = finetuning(params, data, trunk)
         for epoch in fit(training, run.checkpoint):
+            print(epoch, flush=True)
             run.log_metrics(epoch.metrics, step=epoch.number)
         save_weights(WEIGHTS, trunk.state_dict(), {"backbone": params.network.backbone})
         table = history_table(training.history).round(6)

@@ -25,6 +25,7 @@ def main() -> None:
         run.log_dataset(data.name, data.fingerprint, PREPARED, context="training")
         training = collaborative_training(params, data, load_trunk(params.network, FINETUNED))
         for epoch in fit(training, run.checkpoint):
+            print(epoch, flush=True)
             run.log_metrics(epoch.metrics, step=epoch.number)
         save_weights(WEIGHTS, training.weights(), network_header(params.network, data))
         table = history_table(training.history).round(6)

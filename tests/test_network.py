@@ -30,7 +30,7 @@ ABLATIONS = {
     "residual depth head": {"depth_head": "residual"},
     "literal TCN input": {"tcn_grid": 1},
     "one layer": {"gesture_layers": 1, "tcn_layers": 1},
-    "four stages": {"stages": 4},
+    "trunk of the paper's lineage": {"stages": 4, "lateral": False},
     "resnet50": {"backbone": "resnet50"},
 }
 

@@ -79,7 +79,7 @@ def train_epoch(
     """
     network.train()
     means = LossMeans()
-    for batch in tqdm(batches, desc=title, unit="batch", leave=False):
+    for batch in tqdm(batches, desc=title, unit="batch", leave=False, disable=None):
         moved = augment(batch.to(execution.device))
         with execution.autocast():
             losses = criterion(network(moved.video, moved.frame_valid), moved)
@@ -100,7 +100,7 @@ def train_epoch(
 def infer(network: nn.Module, batches: Batches, execution: Execution, *, title: str) -> Iterator[tuple[ClipBatch, Any]]:
     """The network's outputs, batch after batch, in evaluation mode."""
     network.eval()
-    for batch in tqdm(batches, desc=title, unit="batch", leave=False):
+    for batch in tqdm(batches, desc=title, unit="batch", leave=False, disable=None):
         moved = batch.to(execution.device)
         with execution.autocast():
             yield moved, network(moved.video, moved.frame_valid)

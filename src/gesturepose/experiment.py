@@ -39,6 +39,11 @@ class Epoch:
     value: float | None  # what the best epoch is chosen by, higher is better
     is_best: bool
 
+    def __str__(self) -> str:
+        shown = ("train/loss", "validation/loss", "validation/accuracy", "validation/pck_30")
+        numbers = ", ".join(f"{name} {self.metrics[name]:.4f}" for name in shown if name in self.metrics)
+        return f"epoch {self.number}: {numbers}" + (" (best so far)" if self.is_best else "")
+
 
 @dataclass
 class Training:

@@ -72,6 +72,7 @@ class NetworkSettings(_Section):
     backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
     weights: Annotated[str, Field(min_length=1)]
     stages: Literal[3, 4]
+    lateral: bool
     head_channels: Positive
     channels: Positive
     iterations: Annotated[int, Field(ge=1, le=5)]

@@ -71,6 +71,7 @@ def build_trunk(settings: NetworkSettings) -> Trunk:
         head_channels=settings.head_channels,
         out_channels=JOINTS * settings.channels,
         stages=settings.stages,
+        lateral=settings.lateral,
     )
 
 

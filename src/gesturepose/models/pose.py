@@ -31,6 +31,10 @@ class PoseSubNetwork(nn.Module):
         self.to_pose_maps = nn.Conv2d(joints + channels, channels, kernel_size=1)
         # A depth repeated over H×W and mapped by a 1×1 is one number a channel: a Linear, added as a bias.
         self.depth_to_pose_maps = nn.Linear(joints, channels, bias=False)
+        # Predictions start near zero, where the losses have the scale that their weights are chosen for (losses.py).
+        for module in (self.to_heatmaps[-1], self.depth_head[-1]):
+            nn.init.normal_(module.weight, std=0.001)
+            nn.init.zeros_(module.bias)
 
     def forward(self, features: Tensor, joint_maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Features of this iteration and the trunk's 𝒥, both [N, J·C, H, W].
@@ -45,7 +49,7 @@ class PoseSubNetwork(nn.Module):
         return heatmaps, depth_rel, pose_maps + self.depth_to_pose_maps(depth_rel)[:, :, None, None]
 
 
-def _light_depth_head(joints: int, heatmap_size: int, width: int) -> tuple[int, nn.Module]:
+def _light_depth_head(joints: int, heatmap_size: int, width: int) -> tuple[int, nn.Sequential]:
     """Stride-2 convolutions down to about 4×4, then one fully connected layer: 0.3–0.45 GMAC a frame at 64×64."""
     halvings = max(1, int(math.log2(heatmap_size)) - 2)
     layers: list[nn.Module] = [nn.ReLU(inplace=True)]
@@ -60,7 +64,7 @@ def _light_depth_head(joints: int, heatmap_size: int, width: int) -> tuple[int, 
     return width, nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * size * size, joints))
 
 
-def _residual_depth_head(joints: int, heatmap_size: int, width: int) -> tuple[int, nn.Module]:
+def _residual_depth_head(joints: int, heatmap_size: int, width: int) -> tuple[int, nn.Sequential]:
     """The depth module of the paper's references [18, 37]: four times two residual blocks and a max-pooling, then a
     fully connected layer; 2.3 GMAC a frame at 64×64 and 256 channels."""
     layers: list[nn.Module] = []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -15,49 +13,79 @@ _IMAGENET_STD = (58.395, 57.12, 57.375)
 class Trunk(nn.Module):
     """A ResNet, up-convolutions to a quarter of the input's size, and a 1×1 to J·C channels.
 
-    The paper says "a pre-trained ResNet" and maps of 64×64 for an input of 256×256; the three up-convolutions are the
-    head of Simple Baselines (Xiao et al., ECCV 2018), which fills what the paper leaves open. With `stages` 3 the last
-    stage of the ResNet and one up-convolution are left out: at stride 32 a crop of 64 px is two pixels wide, and a
-    trunk without pre-training hardly learns from that.
+    The paper says "a pre-trained ResNet" and maps of 64×64 for an input of 256×256; the up-convolutions are the head of
+    Simple Baselines (Xiao et al., ECCV 2018), which fills what the paper leaves open.
+
+    Args:
+        stages: of the ResNet; 4 is stride 32 and three up-convolutions, 3 is stride 16 and two, for small crops.
+        lateral: add a 1×1 of the ResNet's map of the same size after each up-convolution (feature pyramids, Lin et al.,
+            CVPR 2017). A trunk without pre-training learns to localise several times sooner with it.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, resnet: torchvision.models.ResNet, *, head_channels: int, out_channels: int, stages: int
+        self,
+        resnet: torchvision.models.ResNet,
+        *,
+        head_channels: int,
+        out_channels: int,
+        stages: int,
+        lateral: bool,
     ) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(_IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
         self.stem = nn.Sequential(resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool)
-        self.stages = nn.Sequential(*[resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4][:stages])
-        channels = [resnet.fc.in_features >> (4 - stages), *[head_channels] * (stages - 1)]
-        self.head = nn.Sequential(
-            *(
-                nn.Sequential(
-                    nn.ConvTranspose2d(c_in, c_out, kernel_size=4, stride=2, padding=1, bias=False),
-                    nn.BatchNorm2d(c_out),
-                    nn.ReLU(inplace=True),
-                )
-                for c_in, c_out in pairwise(channels)
+        self.stages = nn.ModuleList([resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4][:stages])
+        widths = [resnet.fc.in_features >> (3 - stage) for stage in range(stages)]  # of the stages' maps
+        self.head = nn.ModuleList(
+            UpConvolution(
+                widths[-1] if number == 0 else head_channels,
+                head_channels,
+                lateral_channels=widths[-2 - number] if lateral else None,
             )
+            for number in range(stages - 1)
         )
         self.to_joints = nn.Conv2d(head_channels, out_channels, kernel_size=1)
-        for module in self.head.modules():
-            if isinstance(module, nn.ConvTranspose2d):
-                nn.init.normal_(module.weight, std=0.001)
 
     def take_resnet(self, resnet: torchvision.models.ResNet) -> None:
         """Take over the weights of another ResNet of the same kind."""
-        donor = Trunk(resnet, head_channels=1, out_channels=1, stages=len(self.stages))
+        donor = Trunk(resnet, head_channels=1, out_channels=1, stages=len(self.stages), lateral=False)
         self.stem.load_state_dict(donor.stem.state_dict())
         self.stages.load_state_dict(donor.stages.state_dict())
 
     def forward(self, frames: Tensor) -> Tensor:
         """[N, 3, H, W] RGB, 0–255 → [N, J·C, H/4, W/4]."""
-        normalised = (frames.float() - self.mean) / self.std
-        return self.to_joints(self.head(self.stages(self.stem(normalised))))
+        x = self.stem((frames.float() - self.mean) / self.std)
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        for up_convolution, same_size in zip(self.head, reversed(maps[:-1]), strict=True):
+            x = up_convolution(x, same_size)
+        return self.to_joints(x)
+
+
+class UpConvolution(nn.Module):
+    """Twice the size by a transposed 4×4 convolution; with `lateral_channels`, plus a 1×1 of a map of that size."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, lateral_channels: int | None) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(in_channels, out_channels, kernel_size=4, stride=2, padding=1, bias=False)
+        self.lateral = None
+        if lateral_channels is not None:
+            self.lateral = nn.Conv2d(lateral_channels, out_channels, kernel_size=1, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
+        nn.init.normal_(self.up.weight, std=0.001)
+
+    def forward(self, x: Tensor, same_size: Tensor) -> Tensor:
+        """[N, in, H, W] and the ResNet's map [N, lateral, 2H, 2W] → [N, out, 2H, 2W]."""
+        x = self.up(x)
+        if self.lateral is not None:
+            x = x + self.lateral(same_size)
+        return torch.relu(self.norm(x))
 
 
 class HeatmapNetwork(nn.Module):
@@ -67,6 +95,8 @@ class HeatmapNetwork(nn.Module):
         super().__init__()
         self.trunk = trunk
         self.to_heatmaps = nn.Conv2d(joint_channels, joints, kernel_size=1)
+        nn.init.normal_(self.to_heatmaps.weight, std=0.001)
+        nn.init.zeros_(self.to_heatmaps.bias)
 
     def forward(self, video: Tensor, frame_valid: Tensor) -> Tensor:
         """[B, T, 3, H, W], [B, T] → heatmaps [B, T, J, H/4, W/4]; frames do not see each other."""
