@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from gesturepose.models.trunk import start_near_zero
+
 DepthHead = Literal["light", "residual"]
 
 
@@ -31,10 +33,8 @@ class PoseSubNetwork(nn.Module):
         self.to_pose_maps = nn.Conv2d(joints + channels, channels, kernel_size=1)
         # A depth repeated over H×W and mapped by a 1×1 is one number a channel: a Linear, added as a bias.
         self.depth_to_pose_maps = nn.Linear(joints, channels, bias=False)
-        # Predictions start near zero, where the losses have the scale that their weights are chosen for (losses.py).
-        for module in (self.to_heatmaps[-1], self.depth_head[-1]):
-            nn.init.normal_(module.weight, std=0.001)
-            nn.init.zeros_(module.bias)
+        start_near_zero(self.to_heatmaps[-1])
+        start_near_zero(self.depth_head[-1])
 
     def forward(self, features: Tensor, joint_maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Features of this iteration and the trunk's 𝒥, both [N, J·C, H, W].

@@ -68,6 +68,15 @@ class Trunk(nn.Module):
         return self.to_joints(x)
 
 
+def start_near_zero(layer: nn.Module) -> None:
+    """Let a layer that predicts start near zero, where the losses have the scale their weights are chosen for.
+
+    Larger first predictions have a gradient that undoes what fine-tuning has taught the trunk.
+    """
+    for name, parameter in layer.named_parameters():
+        nn.init.normal_(parameter, std=0.001) if name == "weight" else nn.init.zeros_(parameter)
+
+
 class UpConvolution(nn.Module):
     """Twice the size by a transposed 4×4 convolution; with `lateral_channels`, plus a 1×1 of a map of that size."""
 
@@ -95,8 +104,7 @@ class HeatmapNetwork(nn.Module):
         super().__init__()
         self.trunk = trunk
         self.to_heatmaps = nn.Conv2d(joint_channels, joints, kernel_size=1)
-        nn.init.normal_(self.to_heatmaps.weight, std=0.001)
-        nn.init.zeros_(self.to_heatmaps.bias)
+        start_near_zero(self.to_heatmaps)
 
     def forward(self, video: Tensor, frame_valid: Tensor) -> Tensor:
         """[B, T, 3, H, W], [B, T] → heatmaps [B, T, J, H/4, W/4]; frames do not see each other."""

@@ -82,7 +82,7 @@ def pose_hand(bones: Anatomy, angles_deg: Array) -> Array:
             abduction, *_ = columns = angles[:, 4 * finger + 1 : 4 * finger + 5].T
             along = np.stack([np.sin(abduction), np.cos(abduction), np.zeros_like(abduction)], axis=-1)
             towards = np.broadcast_to(np.array([0.0, 0.0, -1.0]), along.shape)
-            bend = np.cumsum(np.stack(columns[1:], axis=-1), axis=1)
+            bend = np.cumsum(np.stack(list(columns[1:]), axis=-1), axis=1)
         directions = np.cos(bend)[..., None] * along[:, None] + np.sin(bend)[..., None] * towards[:, None]  # [T, 3, 3]
         chain_mm = np.cumsum(directions * bones.phalanges_mm[finger][:, None], axis=1)
         joints_mm[:, 4 * finger + 1] = bones.palm_mm[finger]

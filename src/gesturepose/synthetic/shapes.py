@@ -204,8 +204,8 @@ def hand_cones(
     # Palm: four metacarpals, the two balls of the palm, the pads below the fingers, the web of the thumb.
     for finger in range(1, 5):
         knuckle = joint[1 + 4 * finger]
-        root = at(wrist, forward=4.0, radial=_CARPAL_OFFSET_MM[finger - 1])
-        add(root, knuckle, (_CARPAL_RADII_MM[finger - 1], _KNUCKLE_RADII_MM[finger - 1]), PALM, BONE_PALM)
+        carpal = at(wrist, forward=4.0, radial=_CARPAL_OFFSET_MM[finger - 1])
+        add(carpal, knuckle, (_CARPAL_RADII_MM[finger - 1], _KNUCKLE_RADII_MM[finger - 1]), PALM, BONE_PALM)
     thumb_base, thumb_knuckle = joint[1], joint[2]
     add(at(wrist, forward=6.0, radial=9.0, normal=2.0), thumb_base, (12.0, 12.0), PALM, BONE_PALM)
     add(thumb_base, thumb_knuckle, (12.6, 10.6), PALM, BONE_PALM)
