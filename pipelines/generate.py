@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gesturepose.synthetic.writer import write_root
-
 from gesturepose.errors import exit_on_input_error
 from gesturepose.params import SYNTHETIC_ROOT, load_params
+from gesturepose.synthetic.writer import write_root
 from gesturepose.tracking import stage_run
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from gesturepose.errors import exit_on_input_error
 from gesturepose.page import read_inputs, write_figures, write_page
 from gesturepose.params import load_params
-from gesturepose.provenance import project_root, read_pipeline
 from gesturepose.tracking import stage_run
 
 FIGURES = Path("reports/figures")
@@ -17,7 +16,6 @@ PAGE = Path("reports/index.html")
 def main() -> None:
     params = load_params()
     with stage_run("report", params=params, sections=()) as run:
-        pipeline = read_pipeline(project_root())
         inputs = read_inputs(
             params,
             evaluation=Path("reports/evaluate"),
@@ -25,7 +23,6 @@ def main() -> None:
             predictions=Path("data/predictions/test.npz"),
             weights=Path("data/models/train.safetensors"),
             histories={stage: Path(f"reports/{stage}/history.csv") for stage in ("finetune", "train")},
-            code={stage: pipeline.code_fingerprint(stage) for stage in ("prepare", "finetune", "train", "evaluate")},
         )
         write_figures(inputs, FIGURES)
         write_page(inputs, PAGE)

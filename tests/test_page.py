@@ -92,7 +92,6 @@ def read(folder, prepared, params):
         predictions=folder / "test.npz",
         weights=folder / "train.safetensors",
         histories={stage: folder / f"{stage}.csv" for stage in ("finetune", "train")},
-        code={"train": "c0de" * 16},
     )
 
 

@@ -93,7 +93,6 @@ def test_a_typo_names_key_line_and_nearest(file):
         ("steps_at: [0.6, 0.85]", "steps_at: [0.9, 0.6]", "steps_at has to rise"),
         ("tcn_grid: 4", "tcn_grid: 3", "does not divide"),
         ("sets: [synthetic]", "sets: []", "data.root is data/synthetic, which generate.sets"),
-        ("root: data/synthetic", "root: data/fpha", "set generate.sets to []"),
         ("validation: 0.15", "validation: 0.0", "nothing to select by"),
     ],
 )
@@ -123,7 +122,7 @@ def test_exponents_without_a_point_are_numbers(file):
 def test_a_profile_that_does_not_fit_leaves_the_file_alone(file):
     edit(file, "tcn_layers: 2", "tcn_layers: 9")
     before = file.read_text()
-    with pytest.raises(InputError, match="tcn_layers is 9"):
+    with pytest.raises(InputError, match=r"params\.yaml:\d+: network\.tcn_layers is 9"):
         apply_profile("paper", file)
     assert file.read_text() == before
     assert [path.name for path in file.parent.iterdir()] == ["params.yaml"]

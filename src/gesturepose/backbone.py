@@ -7,7 +7,6 @@ from urllib.error import URLError
 
 import torch
 import torchvision
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -57,12 +56,15 @@ def _read_resnet(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, weights_only=True, map_location="cpu")
+        state = torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
         raise InputError(
             "no such file of weights",
             file=path,
             hint="network.weights is imagenet, none, or the name of a torchvision state dict in data/weights.",
         ) from None
-    except (SafetensorError, RuntimeError, ValueError, EOFError, OSError) as error:
-        raise InputError(f"not a state dict of tensors: {error}", file=path) from None
+    except Exception as error:  # torch.load raises whatever the bytes make its unpickler do
+        raise InputError(f"not a state dict of tensors: {str(error).splitlines()[0]}", file=path) from None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError("not a state dict of tensors", file=path, hint="Save `model.state_dict()`, not the model.")
+    return state

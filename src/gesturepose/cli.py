@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from gesturepose.errors import InputError, exit_on_input_error
+from gesturepose.errors import exit_on_input_error
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -77,6 +77,7 @@ def render(
     subject: Annotated[list[int] | None, typer.Option(help="only these subjects")] = None,
     action: Annotated[list[str] | None, typer.Option(help="only these classes")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="at most so many videos")] = None,
+    allow_missing: Annotated[bool, typer.Option(help="go on where listed sequences are not there")] = False,
 ) -> None:
     """Render pictures for any annotations in FPHA's layout, or a part of them; `data.root` can then name OUT."""
     from gesturepose.synthetic.writer import render_root
@@ -90,16 +91,17 @@ def render(
         subjects=tuple(subject or ()),
         actions=tuple(action or ()),
         limit=limit,
+        allow_missing=allow_missing,
     )
 
 
 @app.command()
 def ui(port: Annotated[int, typer.Option(min=1, max=65535)] = 5000) -> None:
     """Print the tracking store's URI and serve MLflow's pages over it on localhost."""
-    from gesturepose.tracking import tracking_uri
+    from gesturepose.tracking import open_store, shown_uri
 
-    uri = tracking_uri()
-    print(f"MLflow store: {uri}")
+    uri = open_store().uri
+    print(f"MLflow store: {shown_uri(uri)}")
     if uri.startswith("http"):
         print("A server already shows it at that address.")
         return
@@ -126,11 +128,11 @@ def doctor(
 ) -> None:
     """Say where things stand: settings, project, tracking store, unfinished runs."""
     from gesturepose.params import load_params
-    from gesturepose.tracking import dead_runs, reap_dead_runs, tracking_uri
+    from gesturepose.tracking import dead_runs, reap_dead_runs, shown_uri, tracking_uri
 
     params = load_params()
     print(f"data.root     {params.data.root}" + ("" if Path(params.data.root).exists() else " (not there yet)"))
-    print(f"MLflow store  {tracking_uri()}")
+    print(f"MLflow store  {shown_uri(tracking_uri())}")
     dead = reap_dead_runs() if reap else dead_runs()
     print(f"dead runs     {len(dead)}" + (" ended" if reap and dead else "; --reap ends them" if dead else ""))
 
@@ -138,10 +140,7 @@ def doctor(
 def main() -> None:
     """The console script."""
     with exit_on_input_error():
-        try:
-            app()
-        except KeyboardInterrupt:
-            raise InputError("interrupted") from None
+        app()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ near copies of each other.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import shutil
@@ -28,7 +29,7 @@ from gesturepose.errors import InputError
 from gesturepose.metrics import Floats, Integers, Mask, PoseSums
 from gesturepose.params import EvaluateSettings
 from gesturepose.skeleton import WRIST
-from gesturepose.structures import Predictions
+from gesturepose.structures import SYNTHETIC_NAME, Predictions
 
 HEADLINE_MM: Final = (20.0, 25.0, 30.0)  # Table 2
 THRESHOLDS_MM: Final = {"root_aligned": np.linspace(0.0, 50.0, 21), "camera": np.linspace(0.0, 80.0, 33)}
@@ -137,7 +138,7 @@ def evaluate_predictions(predictions: Predictions, data: PreparedData, settings:
         ),
         confusion_matrix=metrics.confusion_matrix(predictions.gesture[video_valid], predicted[video_valid], len(names)),
         per_class=per_class,
-        per_video=_per_video(predictions, predicted, frames, headline, names),
+        per_video=_per_video(predictions, predicted, frames, headline, names, data.name),
     )
 
 
@@ -197,12 +198,11 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
 
     `folder` is replaced as a whole, once everything is written. The bytes depend on the arguments alone.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
     fresh, stale = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
     for leftover in (fresh, stale):
         shutil.rmtree(leftover, ignore_errors=True)
-    fresh.mkdir()
     try:
+        fresh.mkdir(parents=True)
         text = json.dumps(evaluation.metrics, indent=2, allow_nan=False, ensure_ascii=False)
         (fresh / "metrics.json").write_text(text + "\n", encoding="utf-8")
         for name in ("pck_curve", "confusion", "per_class", "per_video"):
@@ -210,6 +210,8 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
         if folder.exists():
             folder.replace(stale)
         fresh.replace(folder)
+    except OSError as error:
+        raise InputError(f"cannot be written: {error.strerror}", file=folder, hint="Free some space.") from None
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     shutil.rmtree(stale, ignore_errors=True)
@@ -238,6 +240,14 @@ def load_predictions(path: Path) -> Predictions:
         raise InputError(f"not an archive of predictions: {error.args[0]}", file=path, hint=hint) from None
     except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise InputError(f"not an archive of predictions: {error}", file=path, hint=hint) from None
+
+
+def shown_key(key: str, dataset: str) -> str:
+    """A video's name for files that git keeps. Of a licensed dataset, whose list is not ours to pass on, a hash.
+
+    The same video has the same hash in every table.
+    """
+    return key if dataset == SYNTHETIC_NAME else hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 def _check(predictions: Predictions, data: PreparedData) -> Integers:
@@ -351,11 +361,11 @@ def _per_class(gesture: Integers, predicted: Integers, gestures: tuple[str, ...]
 
 
 def _per_video(
-    predictions: Predictions, predicted: Integers, frames: Floats, sums: PoseSums, names: NDArray[np.str_]
+    predictions: Predictions, predicted: Integers, frames: Floats, sums: PoseSums, names: NDArray[np.str_], dataset: str
 ) -> pd.DataFrame:
     table = pd.DataFrame(
         {
-            "key": predictions.keys,
+            "key": [shown_key(str(key), dataset) for key in predictions.keys],
             "gesture": names[predictions.gesture],
             "predicted": names[predicted],
             "correct": pd.array((predicted == predictions.gesture).astype(np.int64), dtype="Int64"),

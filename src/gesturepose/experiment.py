@@ -5,6 +5,7 @@ The stages log and checkpoint what `fit` yields, a study reports and prunes; nei
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -70,6 +72,7 @@ class Training:
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values; what a training draws at random depends on seed and epoch alone."""
         return {
+            "device": str(self.execution.device),
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "learning_rate": self.learning_rate.state_dict(),
@@ -89,17 +92,33 @@ class Training:
 
     def weights(self) -> dict[str, Tensor]:
         """The weights to keep: those of the best epoch by validation, or the last ones."""
-        return self.best_weights if self.keep_best else _copy(self.network)
+        weights = self.best_weights if self.keep_best else _copy(self.network)
+        broken = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
+        if broken or not weights:
+            what = f"{broken[0]} is not finite" if broken else "no epoch had a validation value"
+            raise InputError(f"there are no weights to keep: {what}", hint="Lower the learning rate, then run again.")
+        return weights
 
 
 def fit(training: Training, checkpoint: Path | None = None) -> Iterator[Epoch]:
     """Train on from `training.epochs_done`; yields after each epoch, when the state is whole.
 
+    A resumed training yields the epochs of before once more, first: whoever logs them knows which are new.
+
     With `checkpoint`, that file's state is taken up first and written after each epoch, before it is yielded. What is
     in it must belong to the very same computation: name it by a fingerprint.
     """
     if checkpoint is not None and (state := load_state(checkpoint)) is not None:
+        if state["device"] != str(training.execution.device):
+            raise InputError(
+                f"a state of a training on {state['device']}, but this one runs on {training.execution.device}",
+                file=checkpoint,
+                hint="Set runtime.device to go on with it, or delete the file to start anew.",
+            )
         training.load_state_dict(state)
+        # An epoch may have been saved and not yet logged when the earlier process ended.
+        for done in training.history:
+            yield Epoch(int(done["epoch"]), {key: value for key, value in done.items() if key != "epoch"}, None, False)
     name = "train" if isinstance(training.network, CollaborativeNetwork) else "finetune"
     settings = training.settings
     while training.epochs_done < settings.epochs and not training.finished:
@@ -204,9 +223,15 @@ def load_network(path: Path, data: PreparedData) -> CollaborativeNetwork:
                 file=path,
                 hint="Run the train stage on this data.",
             )
-    settings = NetworkSettings.model_validate(
-        {key: tuple(value) if isinstance(value, list) else value for key, value in header["network"].items()}
-    )
+    try:
+        settings = NetworkSettings.model_validate_json(json.dumps(header["network"]))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(
+            f"of another version of the network: {'.'.join(map(str, first['loc']))}: {first['msg']}",
+            file=path,
+            hint="Run the train stage again.",
+        ) from None
     network = build_network(settings, build_trunk(settings), gestures=len(data.gestures), image_size=data.image_size)
     load_into(network, state, path)
     return network
@@ -241,6 +266,7 @@ def prepare_execution(runtime: RuntimeSettings) -> Execution:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with a fixed workspace
     torch.use_deterministic_algorithms(runtime.deterministic)
     torch.backends.cudnn.benchmark = not runtime.deterministic
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # float32 means float32
     precision = {"float32": torch.float32, "bfloat16": torch.bfloat16}[runtime.precision]
     return Execution(torch.device("cuda" if on_gpu else "cpu"), precision)
 
@@ -258,6 +284,12 @@ def _training(
     train_videos = data.split("train")
     if not train_videos:
         raise InputError("the prepared data has no training video", file=data.folder, hint="See data.protocol.")
+    if keep_best and not data.split("validation"):
+        raise InputError(
+            "train.select is best, but the prepared data has no validation video",
+            file=data.folder,
+            hint="Set train.select to last, or data.validation higher.",
+        )
     _place(network, execution, params.runtime)
     optimiser = build_optimiser(network, settings)
     return Training(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Share of the maximum below which a neighbour counts as this much; at σ = 0.5 px a Gaussian's least is 0.018.
+# Share of the maximum below which a neighbour counts as this much; a Gaussian of σ = 1 px has more, 0.14 or above.
 _LEAST_NEIGHBOUR = 0.01
 
 

@@ -22,7 +22,8 @@ def build_optimiser(network: nn.Module, settings: FinetuneSettings) -> Optimizer
 class LearningRate:
     """The schedule, asked once after each epoch.
 
-    `plateau`: tenfold less when the training loss has not fallen for `patience` epochs; done below `stop_below`.
+    `plateau`: tenfold less when the training loss has not fallen for more than `patience` epochs; done below
+    `stop_below`.
     `step`: tenfold less after fixed shares of the epochs, for runs that are compared with each other.
     """
 

@@ -24,10 +24,10 @@ from gesturepose.checkpoint import write_atomically
 from gesturepose.data.clips import Index, PreparedData
 from gesturepose.data.fpha_files import FPHA_NAME
 from gesturepose.errors import InputError
-from gesturepose.evaluation import CONVENTIONS, load_predictions
+from gesturepose.evaluation import CONVENTIONS, load_predictions, shown_key
 from gesturepose.geometry import image_to_crop
 from gesturepose.params import STREAMS, NetworkSettings, Params
-from gesturepose.structures import Predictions
+from gesturepose.structures import SYNTHETIC_NAME, Predictions
 
 CONTENTS: Final = (
     ("results", "Results"),
@@ -100,7 +100,6 @@ def read_inputs(
     predictions: Path,
     weights: Path,
     histories: Mapping[str, Path],
-    code: Mapping[str, str],
 ) -> PageInputs:
     """Read the artefacts and draw the figures.
 
@@ -110,7 +109,6 @@ def read_inputs(
         predictions: the archive of the evaluate stage.
         weights: the trained network's file.
         histories: history.csv by the name of its stage, in the order of the stages.
-        code: hash of a stage's source files by the stage's name.
 
     Raises:
         InputError: an artefact is missing or broken; the message names it and the stage that writes it.
@@ -131,7 +129,6 @@ def read_inputs(
     fingerprints = (
         ("prepared data", data.fingerprint),
         ("settings", hashlib.sha256(settings).hexdigest()),
-        *((f"code of {stage}", value) for stage, value in code.items()),
         ("trained weights", _digest(weights, "train")),
         ("predictions", _digest(predictions, "evaluate")),
     )
@@ -280,7 +277,7 @@ def _examples(
 ) -> tuple[list[plots.Example], str]:
     """The rows of the qualitative figure, and what to say about their pictures."""
     start = {video.key: video.start for video in data.videos}
-    shown = data.name != FPHA_NAME
+    shown = data.name == SYNTHETIC_NAME
     examples = []
     for choice in choices:
         key, frame = str(predictions.keys[choice.video]), int(predictions.frame[choice.row])
@@ -293,7 +290,8 @@ def _examples(
         )
         examples.append(
             plots.Example(
-                title=f"{choice.label}: {key}, frame {frame}, mean error {choice.error_mm:.1f} mm",
+                title=f"{choice.label}: {shown_key(key, data.name)}, frame {frame}, "
+                f"mean error {choice.error_mm:.1f} mm",
                 picture=np.asarray(data.frames[row]) if shown else None,
                 size=data.image_size,
                 uv_crop_px=predicted_uv,
@@ -303,14 +301,14 @@ def _examples(
             )
         )
     note = "The pictures are the crops that the network sees."
-    return examples, note if shown else "Frames are left out: FPHA's licence does not allow them to be passed on."
+    return examples, note if shown else "Frames are left out: only those of synthetic data are ours to pass on."
 
 
 def _banners(index: Index) -> list[str]:
     """What a reader has to know before any number."""
     banners = []
     if index.name != FPHA_NAME:
-        data = "Synthetic data" if index.name == "synthetic" else f"Data “{index.name}”"
+        data = "Synthetic data" if index.name == SYNTHETIC_NAME else f"Data “{index.name}”"
         banners.append(f"{data}: these numbers say nothing about FPHA and cannot be compared with the paper's.")
     elif index.protocol != "official":
         banners.append(f"Protocol {index.protocol}: the published numbers are of the official split.")

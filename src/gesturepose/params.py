@@ -49,7 +49,7 @@ class DataSettings(_Section):
 
 
 class GenerateSettings(_Section):
-    """The synthetic dataset; `sets` is empty where the data is real."""
+    """The synthetic dataset. Where data.root is another, nothing depends on it; `sets: []` takes it out of the DAG."""
 
     sets: Annotated[tuple[Literal["synthetic"], ...], Field(max_length=1)]
     size: Literal["test", "demo", "full"]
@@ -174,11 +174,8 @@ class Params(_Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        generated = self.data.root == SYNTHETIC_ROOT
-        if generated and not self.generate.sets:
+        if Path(self.data.root) == Path(SYNTHETIC_ROOT) and not self.generate.sets:
             raise ValueError(f"data.root is {SYNTHETIC_ROOT}, which generate.sets: [synthetic] writes, but it is []")
-        if not generated and self.generate.sets:
-            raise ValueError(f"data.root is {self.data.root}, so nothing is to be generated: set generate.sets to []")
         if self.train.select == "best" and self.data.validation == 0.0:
             raise ValueError("train.select is best, but data.validation is 0: there is nothing to select by; use last")
         heatmap_size = self.prepare.image_size // HEATMAP_STRIDE
@@ -195,7 +192,10 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     Raises:
         InputError: no such file, not YAML, a key unknown, missing, twice or ill-typed, an impossible combination.
     """
-    tree = _read_commented(path)
+    return _validated(_read_commented(path), path)
+
+
+def _validated(tree: CommentedMap, path: Path) -> Params:
     try:
         # JSON mode: strict types, and lists become tuples.
         return Params.model_validate_json(json.dumps(tree))
@@ -239,16 +239,16 @@ def apply_profile(name: str, path: Path = PARAMS_FILE) -> list[str]:
         if old != value:
             changes.append(f"{key}: {_short(old)} → {_short(value)}")
             tree[section][leaf] = _flow(value) if isinstance(value, list) else value
+    _validated(tree, path)
     stream = io.StringIO()
     _round_trip().dump(tree, stream)
     temporary = path.with_name(path.name + ".new")
-    temporary.write_text(stream.getvalue())
     try:
-        load_params(temporary)
-    except InputError:
-        temporary.unlink()
-        raise
-    temporary.replace(path)
+        temporary.write_text(stream.getvalue())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"cannot be written: {error.strerror}", file=path) from None
     return changes
 
 

@@ -10,7 +10,6 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from pathlib import Path
 from typing import Any, Final, ParamSpec
 
 import numpy as np
@@ -21,7 +20,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from gesturepose.checkpoint import write_atomically
 from gesturepose.metrics import confusion_matrix, joint_errors, root_aligned
 from gesturepose.skeleton import BONES, FINGERS, WRIST
 from gesturepose.structures import Predictions
@@ -94,11 +92,6 @@ def figure_png(figure: Figure) -> bytes:
     with style.context(_STYLE):
         figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write `figure_png(figure)`: all of it or nothing."""
-    write_atomically(path, figure_png(figure))
 
 
 @_styled

@@ -14,7 +14,6 @@ JOINT_NAMES: Final = ("wrist", *(f"{finger}_{segment}" for finger in FINGERS for
 JOINTS: Final = len(JOINT_NAMES)  # 21
 WRIST: Final = 0
 MIDDLE_MCP: Final = JOINT_NAMES.index("middle_mcp")
-FINGERTIPS: Final = tuple(JOINT_NAMES.index(f"{finger}_tip") for finger in FINGERS)
 
 # joints_here = joints_fpha[FROM_FPHA]; joints_fpha = joints_here[TO_FPHA]
 FROM_FPHA: Final = (0, 1, 6, 7, 8, 2, 9, 10, 11, 3, 12, 13, 14, 4, 15, 16, 17, 5, 18, 19, 20)

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+SYNTHETIC_NAME = "synthetic"  # the generator's data; of any other, no frame and no video's name enters a tracked file
 DEPTH_UNIT_MM = 100.0  # the network's depths are (Z − Z_wrist) in units of 100 mm, so that L3d and L2d start alike
 
 

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
-from torch.utils.data import DataLoader, Dataset
 
 from gesturepose.errors import InputError
 from gesturepose.geometry import Camera, image_to_crop
@@ -142,10 +141,6 @@ class PreparedData:
         """The videos of one side, in the order of `videos`."""
         return tuple(video for video in self.videos if video.split == name)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # A loader's worker process maps the frames itself: pickling a memory map would copy all of it.
-        return PreparedData.open, (self.folder,)
-
     def _check(self) -> None:
         count, size = sum(video.frames for video in self.videos), self.image_size
         expected: tuple[tuple[str, NDArray[Any], tuple[int, ...], type], ...] = (
@@ -235,8 +230,8 @@ class _Clip:
     valid: NDArray[np.bool_]  # [T]
 
 
-class _Batches(Dataset[ClipBatch]):
-    """Batch b of a fixed list of clips. Whole batches, so that a worker gathers each in one go."""
+class _Batches:
+    """A fixed list of clips, gathered and labelled a whole batch at a time."""
 
     def __init__(
         self,
@@ -253,8 +248,11 @@ class _Batches(Dataset[ClipBatch]):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, number: int) -> ClipBatch:
-        data, clips = self.data, self.batches[number]
+    def __iter__(self) -> Iterator[ClipBatch]:
+        return map(self._gather, self.batches)
+
+    def _gather(self, clips: list[_Clip]) -> ClipBatch:
+        data = self.data
         videos = [data.videos[clip.video_index] for clip in clips]
         frame_index = np.stack([clip.frames for clip in clips])
         rows = frame_index + np.array([video.start for video in videos])[:, None]  # [B, T] into the arrays
@@ -295,7 +293,6 @@ def training_loader(
     clips_per_batch: int,
     seed: int,
     epoch: int,
-    workers: int = 0,
     pose_labelled: frozenset[str] | None = None,
     gesture_labelled: frozenset[str] | None = None,
 ) -> BatchLoader:
@@ -310,7 +307,6 @@ def training_loader(
 
     pose_labelled, gesture_labelled: keys of the videos whose labels may be used; None means all. The others' poses
     are NaN and their gesture is -1, masked by `joint_valid` and `gesture_valid`.
-    workers: processes that gather batches ahead; 0 gathers them here.
     """
     positions = _positions(data)
     drawn: list[tuple[float, _Clip]] = []
@@ -324,11 +320,11 @@ def training_loader(
     batches = _batched([clip for _, clip in drawn], clips_per_batch)
     if len(batches) > 1 and len(batches[-1]) < clips_per_batch:
         batches.pop()
-    return _loader(_Batches(data, batches, pose_labelled, gesture_labelled), workers)
+    return _Batches(data, batches, pose_labelled, gesture_labelled)
 
 
 def evaluation_loader(
-    data: PreparedData, videos: Sequence[Video], *, segments: int, clips_per_batch: int, workers: int = 0
+    data: PreparedData, videos: Sequence[Video], *, segments: int, clips_per_batch: int
 ) -> BatchLoader:
     """All `test_clips` of `videos`, in order, so that each frame of each video is valid in exactly one place.
 
@@ -340,22 +336,7 @@ def evaluation_loader(
         for video in videos
         for frames, valid in test_clips(video.frames, segments)
     ]
-    return _loader(_Batches(data, _batched(clips, clips_per_batch)), workers)
-
-
-def _loader(batches: _Batches, workers: int) -> BatchLoader:
-    return DataLoader(
-        batches,
-        batch_size=None,
-        collate_fn=_unchanged,
-        num_workers=workers,
-        # A generator of its own: otherwise each iteration takes a number from PyTorch's global one.
-        generator=torch.Generator().manual_seed(0),
-    )
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch
+    return _Batches(data, _batched(clips, clips_per_batch))
 
 
 def _batched(clips: list[_Clip], clips_per_batch: int) -> list[list[_Clip]]:

@@ -38,6 +38,16 @@ class Tile:
     flagged: bool
 
 
+def check_suffix(path: Path) -> None:
+    """Raises InputError if a sheet cannot be written under this name."""
+    if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise InputError(
+            f"cannot write a contact sheet as {path.suffix or 'a file without ending'!r}",
+            file=path,
+            hint="Use .png or .jpg.",
+        )
+
+
 def write_contact_sheet(path: Path, tiles: Sequence[Tile], camera: Camera | None) -> None:
     """Draw up to 24 tiles, the middle frame of sequences spread over the subjects, and write them at once.
 
@@ -51,14 +61,8 @@ def write_contact_sheet(path: Path, tiles: Sequence[Tile], camera: Camera | None
         top, left = row * (TILE_PX + CAPTION_PX), column * TILE_PX
         sheet[top : top + TILE_PX + CAPTION_PX, left : left + TILE_PX] = draw_tile(tile, camera or FPHA_CAMERA)
     filled = -(-max(len(chosen), 1) // COLUMNS) * (TILE_PX + CAPTION_PX)
-    suffix = path.suffix.lower()
-    if suffix not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise InputError(
-            f"cannot write a contact sheet as {suffix or 'a file without ending'!r}",
-            file=path,
-            hint="Use .png or .jpg.",
-        )
-    _, encoded = cv2.imencode(suffix, sheet[:filled])
+    check_suffix(path)
+    _, encoded = cv2.imencode(path.suffix.lower(), sheet[:filled])
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

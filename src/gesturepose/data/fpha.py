@@ -258,7 +258,7 @@ def _missing_error(split_path: Path, missing: list[tuple[SplitLine, str]], total
         f"{len(missing)} of {total} sequences are missing:{listed}{more}",
         file=split_path,
         line=missing[0][0].line,
-        hint="Complete the root, or set allow_missing to go on with the sequences that are there.",
+        hint="Complete the root, or set data.allow_missing (render: --allow-missing) to go on with what is there.",
     )
 
 

@@ -136,6 +136,8 @@ def frame_numbers(folder: Path) -> set[int]:
             return {int(match[1]) for entry in entries if (match := _FRAME.fullmatch(entry.name))}
     except (FileNotFoundError, NotADirectoryError):
         return set()
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", file=folder) from None
 
 
 # Skeletons

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from gesturepose.data.contact_sheet import Tile, write_contact_sheet
+from gesturepose.data.contact_sheet import Tile, check_suffix, write_contact_sheet
 from gesturepose.data.fpha_files import (
     ANNOTATION_FOLDERS,
     CAMERA_FILE,
@@ -65,7 +65,7 @@ KNOWN: Final = {  # the published annotations' own peculiarities
 _TEMPLATE_ENTRIES = {
     *ANNOTATION_FOLDERS,
     *("Object_6D_pose_annotation_v1", "Object_6D_pose_annotation_v1_1", "Object_models", "Subjects_info"),
-    *(VIDEO_FOLDER, SPLIT_FILE, CAMERA_FILE, "action_object_info.txt"),
+    *(VIDEO_FOLDER, SPLIT_FILE, CAMERA_FILE, "action_object_info.txt", "generated.txt"),
 }
 
 
@@ -131,6 +131,8 @@ def verify_root(root: str | Path, *, sheet: Path | None = None, progress: bool =
     root = Path(root)
     if not root.is_dir():
         raise InputError("no such folder" if not root.exists() else "not a folder", file=root, hint=WHERE_TO_ASK)
+    if sheet is not None:
+        check_suffix(sheet)
     report = VerifyReport(root, FPHA_NAME)
     camera = _camera(root, report)
     lines = _split(root, report)

@@ -98,13 +98,16 @@ class MultiOrderRelation(nn.Module):
 
     def forward(self, zero_order: Tensor, frame_valid: Tensor) -> tuple[Tensor, Tensor]:
         """Zo [B, T, J, C, H, W] and which frames count [B, T] → 𝒢 [B, T, J, C, H, W] and logits [B, A]."""
-        weights = self._stream_weights(zero_order, frame_valid)  # [B, T, S, J] fp32
-        to_joints, to_hand = self._mixing(zero_order, weights)  # [B, T, S, J, J], [B, T, S, J]
+        # All but the one large product is small, and sums squares over pixels: autocast would put it into bf16.
+        with torch.autocast(zero_order.device.type, enabled=False):
+            weights = self._stream_weights(zero_order, frame_valid)  # [B, T, S, J]
+            to_joints, to_hand = self._mixing(zero_order, weights)  # [B, T, S, J, J], [B, T, S, J]
+            pooled = _average_grid(zero_order, self.grid)  # [B, T, J, C, g, g]
+            hand = torch.einsum("btsj,btjf->btsf", to_hand, pooled.flatten(3))  # level 3 of every stream
+            logits = self.tcn(hand, frame_valid)
         mean_mix = to_joints.mean(dim=2).to(zero_order.dtype)  # [B, T, J, J]
         gesture_maps = (mean_mix @ zero_order.flatten(3)).view_as(zero_order)
-        pooled = _average_grid(zero_order, self.grid)  # [B, T, J, C, g, g] fp32
-        hand = torch.einsum("btsj,btjf->btsf", to_hand, pooled.flatten(3))  # level 3 of every stream
-        return gesture_maps, self.tcn(hand, frame_valid)
+        return gesture_maps, logits
 
     def _stream_weights(self, zero_order: Tensor, frame_valid: Tensor) -> Tensor:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detach_slow_fast):
@@ -122,22 +125,21 @@ class MultiOrderRelation(nn.Module):
             return stream, (self.pool_joints @ stream).squeeze(-2)
         joints, channels, height, width = zero_order.shape[2:]
         scale = 1.0 / math.sqrt(channels * height * width)  # unscaled logits over 65k dimensions saturate
-        with torch.autocast(zero_order.device.type, enabled=False):
-            flat = _precise(zero_order).flatten(4).flatten(2, 3)  # [B, T, J·C, H·W]
-            gram = (flat @ flat.transpose(-1, -2)).unflatten(3, (joints, channels)).unflatten(2, (joints, channels))
-            sums = flat.sum(dim=-1).unflatten(2, (joints, channels))  # [B, T, J, C]
-            pixels = height * width
-            # Level 1: joints.
-            relation = self.joint_relation(gram, sums, stream, pixels, scale)
-            level_1 = stream + relation @ stream  # [B, T, S, J, J]
-            # Level 2: five fingers and the palm.
-            parts = self.pool_parts @ level_1  # [B, T, S, P, J]
-            relation = self.part_relation(gram, sums, parts, pixels, scale)
-            level_2 = parts + relation @ parts
-            # Level 3: the hand. A 1×1 relation is a softmax over one number, the identity.
-            level_3 = level_2.mean(dim=-2, keepdim=True)  # [B, T, S, 1, J]
-            # Node up-sampling with skips: what a part or the hand has goes to each of its children.
-            return level_1 + self.parts_to_joints @ (level_2 + level_3), level_3.squeeze(-2)
+        flat = _precise(zero_order).flatten(4).flatten(2, 3)  # [B, T, J·C, H·W]
+        gram = (flat @ flat.transpose(-1, -2)).unflatten(3, (joints, channels)).unflatten(2, (joints, channels))
+        sums = flat.sum(dim=-1).unflatten(2, (joints, channels))  # [B, T, J, C]
+        pixels = height * width
+        # Level 1: joints.
+        relation = self.joint_relation(gram, sums, stream, pixels, scale)
+        level_1 = stream + relation @ stream  # [B, T, S, J, J]
+        # Level 2: five fingers and the palm.
+        parts = self.pool_parts @ level_1  # [B, T, S, P, J]
+        relation = self.part_relation(gram, sums, parts, pixels, scale)
+        level_2 = parts + relation @ parts
+        # Level 3: the hand. A 1×1 relation is a softmax over one number, the identity.
+        level_3 = level_2.mean(dim=-2, keepdim=True)  # [B, T, S, 1, J]
+        # Node up-sampling with skips: what a part or the hand has goes to each of its children.
+        return level_1 + self.parts_to_joints @ (level_2 + level_3), level_3.squeeze(-2)
 
 
 class RelationEmbedding(nn.Module):

@@ -83,6 +83,7 @@ def render_root(
     subjects: Iterable[int] = (),
     actions: Iterable[str] = (),
     limit: int | None = None,
+    allow_missing: bool = False,
 ) -> None:
     """Write a root with rendered pictures for annotations in FPHA's layout, or for a part of them.
 
@@ -91,7 +92,7 @@ def render_root(
     what was rendered, with class ids renumbered from 0 where classes are left out. Raises InputError like `open_root`
     and `write_root`, and where a subject or an action does not exist or nothing is left.
     """
-    source = open_root(annotations, validation=0.0, need_frames=False)
+    source = open_root(annotations, validation=0.0, need_frames=False, allow_missing=allow_missing)
     _check_apart(source.path.resolve(), Path(out).resolve())
     chosen = _choose(source, tuple(subjects), tuple(actions), limit)
     camera = source.camera if image_width is None else _scaled(source.camera, image_width)
@@ -165,7 +166,7 @@ def _write(
     try:
         unfinished.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(unfinished / _LOCK_FILE, timeout=0):
-            _start_or_resume(unfinished, _fingerprint(files, entries))
+            _start_or_resume(unfinished, _fingerprint(files, entries, pictures))
             for path, content in files.items():
                 (unfinished / path).parent.mkdir(parents=True, exist_ok=True)
                 (unfinished / path).write_bytes(content)
@@ -207,9 +208,9 @@ def _check_replaceable(out: Path) -> None:
         raise InputError(message, file=out, hint="Name a new folder, or remove this one.")
 
 
-def _fingerprint(files: dict[str, bytes], entries: tuple[Entry, ...]) -> str:
+def _fingerprint(files: dict[str, bytes], entries: tuple[Entry, ...], pictures: bool) -> str:
     """Of all that the pictures depend on: annotations, camera, seeds, and the code that draws them."""
-    digest = hashlib.sha256(repr((entries, _JPEG_QUALITY, torch.__version__, cv2.__version__)).encode())
+    digest = hashlib.sha256(repr((entries, pictures, _JPEG_QUALITY, torch.__version__, cv2.__version__)).encode())
     sources = {path.name: path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))}
     for path, content in (files | sources).items():
         digest.update(f"{path} {len(content)}\n".encode())

@@ -14,7 +14,7 @@ from gesturepose.tracking.datasets import DvcDatasetSource
 from gesturepose.tracking.executions import dead_runs, reap_dead_runs
 from gesturepose.tracking.link import StageLink, link_cached_runs
 from gesturepose.tracking.stage_run import StageRun, stage_run
-from gesturepose.tracking.store import EXPERIMENT, tracking_uri
+from gesturepose.tracking.store import EXPERIMENT, open_store, shown_uri, tracking_uri
 
 # So that `mlflow.data.get_source(…)` knows our data. An entry point cannot do it: MLflow loads those in the middle
 # of its own import, when its client is not yet there.
@@ -27,7 +27,9 @@ __all__ = [
     "StageRun",
     "dead_runs",
     "link_cached_runs",
+    "open_store",
     "reap_dead_runs",
+    "shown_uri",
     "stage_run",
     "tracking_uri",
 ]

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run, RunTag
 from mlflow.exceptions import MlflowException
-from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
 from gesturepose.errors import InputError
@@ -22,7 +22,7 @@ from gesturepose.provenance import project_root
 
 EXPERIMENT = "gesturepose"
 FOLDER = ".gesturepose"
-STORE_ERRORS = (MlflowException, RequestException, SQLAlchemyError, sqlite3.Error, Timeout)
+STORE_ERRORS = (MlflowException, SQLAlchemyError, sqlite3.Error, OSError)  # OSError: requests, locks, a full disk
 _LOCK_TIMEOUT_S = 300.0
 
 
@@ -38,6 +38,12 @@ def tracking_uri() -> str:
     if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
         return f"sqlite:///{(store_root() / uri.removeprefix('sqlite:///')).resolve()}"
     return uri
+
+
+def shown_uri(uri: str) -> str:
+    """The URI without a password, for messages."""
+    parts = urlsplit(uri)
+    return uri if parts.password is None else uri.replace(f":{parts.password}@", ":***@", 1)
 
 
 def _own_uri() -> str:
@@ -85,9 +91,9 @@ def open_store() -> Store:
         logging.getLogger(name).setLevel(logging.WARNING)
     folder = store_root() / FOLDER
     uri = tracking_uri()
-    folder.mkdir(exist_ok=True)
     lock = FileLock(folder / "mlflow.lock", timeout=_LOCK_TIMEOUT_S)
     try:
+        folder.mkdir(exist_ok=True)
         # Eight processes that create one sqlite database at once break each other's migration.
         with lock, _one_quick_try():
             if uri.startswith("sqlite:///"):
@@ -116,7 +122,9 @@ def store_error(uri: str, error: Exception) -> InputError:
         hint = "Start that server, or unset MLFLOW_TRACKING_URI to use the project's own store."
     else:
         hint = "Check MLFLOW_TRACKING_URI, the folder's permissions and the space on the disk."
-    return InputError(f"the MLflow tracking store {uri} does not work: {str(error).splitlines()[0][:300]}", hint=hint)
+    return InputError(
+        f"the MLflow tracking store {shown_uri(uri)} does not work: {str(error).splitlines()[0][:300]}", hint=hint
+    )
 
 
 def _ensure_experiment(client: MlflowClient, experiment: Experiment | None, location: str | None) -> str:
