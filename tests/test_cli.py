@@ -116,9 +116,10 @@ def test_profile_says_what_it_changed_and_then_nothing(
     monkeypatch.chdir(tmp_path)
     refused(gesturepose("profile", "test"), "params.yaml: no such file")
     shutil.copy(PARAMS, tmp_path)
+    epochs = load_params().train.epochs
     first = gesturepose("profile", "test")
     assert first.code == 0 and "profile test\n" in first.out
-    assert "  train.epochs: 12 → 2\n" in first.out
+    assert f"  train.epochs: {epochs} → 2\n" in first.out
     assert load_params().train.epochs == 2
     assert "profile test, nothing to change" in gesturepose("profile", "test").out
     before = Path("params.yaml").read_text()
@@ -232,7 +233,7 @@ def answer(url: str, process: subprocess.Popen[str]) -> bytes:
 
 @pytest.fixture
 def served(project: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """`gesturepose ui` at work; at the end it and its workers are gone."""
+    """`gesturepose ui` at work, and its port."""
     port = free_port()
     process = subprocess.Popen(
         [SCRIPT, "ui", "--port", str(port)],
@@ -242,16 +243,12 @@ def served(project: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
         stderr=subprocess.DEVNULL,
         text=True,
     )
-    workers: list[psutil.Process] = []
     try:
         yield process, port
-        workers = psutil.Process(process.pid).children(recursive=True)
-        process.terminate()
-        process.wait(timeout=60)
     finally:
-        for member in (*workers, process):
-            if member.is_running() if isinstance(member, psutil.Process) else member.poll() is None:
-                member.kill()
+        members = psutil.Process(process.pid).children(recursive=True)
+        for member in (*members, process):  # the server itself takes seconds to end
+            member.kill()
         process.communicate()
 
 

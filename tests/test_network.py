@@ -86,15 +86,14 @@ def test_clips_do_not_see_each_other(params):
 
 def test_poses_of_a_frame_depend_on_the_clip_only_through_later_iterations(params):
     """The first iteration's pose is of the image alone; the second's has seen 𝒢 (Fig. 1)."""
+    settings = params.network.model_copy(update={"detach_slow_fast": False})
     torch.manual_seed(0)
-    network = build_network(params.network, build_trunk(params.network), gestures=A, image_size=S).eval()
+    network = build_network(settings, build_trunk(settings), gestures=A, image_size=S).eval()
     frames, valid = video()
-    other = frames.clone()
-    other[:, 2] = 255.0 - other[:, 2]
-    with torch.no_grad():
-        first, second = network(frames, valid), network(other, valid)
-    torch.testing.assert_close(first[0].heatmaps[:, 0], second[0].heatmaps[:, 0], rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(first[1].heatmaps[:, 0], second[1].heatmaps[:, 0], rtol=1e-4, atol=1e-5)
+    for iteration, reaches in ((0, False), (1, True)):
+        leaf = frames.clone().requires_grad_()
+        network(leaf, valid)[iteration].heatmaps[:, 0].square().sum().backward()
+        assert leaf.grad[:, 0].any() and bool(leaf.grad[:, 2].any()) == reaches
 
 
 def test_the_depth_bias_is_the_tiled_depth(params):
@@ -130,7 +129,7 @@ def test_same_seed_same_trunk(params):
 
 def test_overfits_one_batch(params, prepared):
     """One batch to 100 % accuracy and PCK@20 above 95 %, in evaluation mode, through decoding and back-projection."""
-    settings = params.network.model_copy(update={"channels": 4, "head_channels": 48, "streams": STREAMS})
+    settings = params.network.model_copy(update={"channels": 3, "head_channels": 32, "streams": STREAMS})
     videos = tuple({video.gesture: video for video in prepared.split("train")}.values())  # one of each class
     loader = training_loader(prepared, videos, segments=5, clips_per_batch=len(videos), seed=0, epoch=1)
     (batch,) = list(loader)
@@ -139,8 +138,8 @@ def test_overfits_one_batch(params, prepared):
     network = build_network(settings, build_trunk(settings), gestures=len(prepared.gestures), image_size=S)
     criterion = CollaborativeCriterion(LossSettings(heatmap=1.0, depth=0.001, gesture=0.001))
     optimiser = torch.optim.Adam(network.parameters(), lr=2e-3, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=4e-3, total_steps=160)
-    for _ in range(160):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=4e-3, total_steps=110)
+    for _ in range(110):
         losses = criterion(network(batch.video, batch.frame_valid), batch)
         optimiser.zero_grad()
         losses.total.backward()

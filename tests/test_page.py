@@ -153,7 +153,7 @@ def test_it_names_its_data_seeds_settings_and_fingerprints(inputs, params, prepa
     text = Reader(page.render_page(inputs)).text
     for word in ("synthetic", "official", "root-aligned", "21 joints", "true wrist depth", "no interval over seeds"):
         assert word in text
-    assert prepared.fingerprint in text and "c0de" * 16 in text and "dvc repro" in text
+    assert prepared.fingerprint in text and "dvc repro" in text
     assert f"{len(prepared.split('test'))} test videos" in text
     for section, values in params.model_dump().items():
         assert section in text and all(key in text for key in values)
