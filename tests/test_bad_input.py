@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 import fpha_tree as tree
+import gesturepose
 from gesturepose.backbone import initial_trunk
 from gesturepose.checkpoint import load_state, load_weights, save_weights
 from gesturepose.data.clips import PreparedData
@@ -150,7 +151,7 @@ print(json.dumps(results | {"work": str(work)}))
 @pytest.fixture(scope="module")
 def full_disk(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What each writer of files said, and which files it changed, when there was no room."""
-    path = os.pathsep.join([str(TESTS), str(PROJECT / "src")])
+    path = os.pathsep.join([str(TESTS), str(Path(gesturepose.__file__).parents[1])])
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(tmp_path_factory.mktemp("full")), str(PROJECT / "params.yaml")],
         env={k: v for k, v in os.environ.items() if k not in ELSEWHERE} | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},

@@ -238,7 +238,7 @@ def served(project: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     process = subprocess.Popen(
         [SCRIPT, "ui", "--port", str(port)],
         cwd=project,
-        env=environment() | {"MLFLOW_WORKERS": "1"},  # one starts sooner than four
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

@@ -63,8 +63,9 @@ def _read_resnet(path: Path) -> dict[str, Tensor]:
             file=path,
             hint="network.weights is imagenet, none, or the name of a torchvision state dict in data/weights.",
         ) from None
-    except Exception as error:  # torch.load raises whatever the bytes make its unpickler do
-        raise InputError(f"not a state dict of tensors: {str(error).splitlines()[0]}", file=path) from None
+    except Exception:
+        # torch.load raises whatever the bytes make its unpickler do, and its own words advise `weights_only=False`.
+        state = None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError("not a state dict of tensors", file=path, hint="Save `model.state_dict()`, not the model.")
     return state

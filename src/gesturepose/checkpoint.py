@@ -36,6 +36,8 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})[_HEADER])
+            if not isinstance(header, dict):
+                raise InputError("not weights of this project: its header is not an object", file=path)
             return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
     except FileNotFoundError:
         raise InputError(
@@ -83,11 +85,12 @@ def load_state(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:
-        raise InputError(
-            f"a broken checkpoint: {error}", file=path, hint="Delete it to start the stage anew."
-        ) from None
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception:  # whatever the bytes make the unpickler do; its words advise `weights_only=False`
+        state = None
+    if not isinstance(state, dict):
+        raise InputError("a broken checkpoint", file=path, hint="Delete it to start the stage anew.")
+    return state
 
 
 def write_atomically(path: Path, content: bytes) -> None:

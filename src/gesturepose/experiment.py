@@ -224,11 +224,11 @@ def load_network(path: Path, data: PreparedData) -> CollaborativeNetwork:
                 hint="Run the train stage on this data.",
             )
     try:
-        settings = NetworkSettings.model_validate_json(json.dumps(header["network"]))
+        settings = NetworkSettings.model_validate_json(json.dumps(header.get("network")))
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(
-            f"of another version of the network: {'.'.join(map(str, first['loc']))}: {first['msg']}",
+            f"of another version of the network: {'.'.join(('network', *map(str, first['loc'])))}: {first['msg']}",
             file=path,
             hint="Run the train stage again.",
         ) from None

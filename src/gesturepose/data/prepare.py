@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -187,8 +188,8 @@ def _write_at(file: int, content: bytes, offset: int) -> None:
 def _write(root: Root, labels: _Labels, folder: Path, settings: PrepareSettings, workers: int) -> None:
     readable, reasons = _pack(labels, folder / FRAMES_FILE, root.camera, settings.image_size, workers)
     _check_share(labels, reasons, settings.max_unreadable)
-    np.save(folder / BOXES_FILE, labels.boxes)
-    np.save(folder / READABLE_FILE, readable)
+    _write_array(folder / BOXES_FILE, labels.boxes)
+    _write_array(folder / READABLE_FILE, readable)
     np.savez(folder / POSES_FILE, joints_cam_mm=labels.joints_cam_mm, joints_uv_px=labels.joints_uv_px)
     index = Index(
         name=root.name,
@@ -262,6 +263,13 @@ def _report(camera: Camera, settings: PrepareSettings, labels: _Labels, reasons:
 def _inside(uv_px: NDArray[np.floating], width: int, height: int) -> NDArray[np.bool_]:
     inside: NDArray[np.bool_] = (uv_px >= -0.5) & (uv_px <= np.array([width, height]) - 0.5)
     return np.all(inside, axis=-1)
+
+
+def _write_array(path: Path, array: NDArray[Any]) -> None:
+    """As np.save, which says nothing where the disk is full: it writes through a C stream that nobody checks."""
+    content = io.BytesIO()
+    np.save(content, array)
+    path.write_bytes(content.getvalue())
 
 
 def _write_json(path: Path, tree: dict[str, Any]) -> None:

@@ -96,6 +96,8 @@ def open_store() -> Store:
         folder.mkdir(exist_ok=True)
         # Eight processes that create one sqlite database at once break each other's migration.
         with lock, _one_quick_try():
+            if uri == _own_uri():
+                _create_whole(folder / "mlflow.db")
             if uri.startswith("sqlite:///"):
                 _switch_to_wal(Path(uri.removeprefix("sqlite:///").partition("?")[0]))
             client = MlflowClient(tracking_uri=uri)
@@ -122,9 +124,10 @@ def store_error(uri: str, error: Exception) -> InputError:
         hint = "Start that server, or unset MLFLOW_TRACKING_URI to use the project's own store."
     else:
         hint = "Check MLFLOW_TRACKING_URI, the folder's permissions and the space on the disk."
-    return InputError(
-        f"the MLflow tracking store {shown_uri(uri)} does not work: {str(error).splitlines()[0][:300]}", hint=hint
-    )
+    reason = str(error).splitlines()[0]
+    if password := urlsplit(uri).password:
+        reason = reason.replace(f":{password}@", ":***@")  # MLflow and requests quote the address
+    return InputError(f"the MLflow tracking store {shown_uri(uri)} does not work: {reason[:300]}", hint=hint)
 
 
 def _ensure_experiment(client: MlflowClient, experiment: Experiment | None, location: str | None) -> str:
@@ -147,6 +150,16 @@ def _move_artifacts(database: Path, old: str, new: str) -> None:
                 )
     finally:
         connection.close()
+
+
+def _create_whole(database: Path) -> None:
+    """MLflow's tables, if they are not there: a creation that is cut off leaves a file that no later one can mend."""
+    if database.exists():
+        return
+    unfinished = database.with_name(f"{database.name}.new")
+    unfinished.unlink(missing_ok=True)
+    MlflowClient(tracking_uri=f"sqlite:///{unfinished}").get_experiment_by_name(EXPERIMENT)
+    unfinished.replace(database)
 
 
 def _switch_to_wal(database: Path) -> None:
