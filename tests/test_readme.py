@@ -1,0 +1,55 @@
+"""The README says what the committed results say, and names what is there."""
+
+import json
+import re
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from gesturepose.cli import app
+
+PROJECT = Path(__file__).parent.parent
+README = (PROJECT / "README.md").read_text()
+
+
+def test_results_are_those_of_the_committed_metrics():
+    metrics = json.loads((PROJECT / "reports/evaluate/metrics.json").read_text())
+    gesture, pose = metrics["gesture"], metrics["pose"]
+    root, camera = (pose[alignment]["joints21"] for alignment in ("root_aligned", "camera"))
+
+    def interval(scores, name):
+        value, low, high = (100 * scores[name + end] for end in ("", "_low", "_high"))
+        return f"{value:.1f} %", f"({low:.1f}–{high:.1f})"
+
+    for name, scores in (("accuracy", gesture), ("pck_30", root), ("pck_30", camera)):
+        assert all(part in README for part in interval(scores, name))
+    baselines = pose["baselines"]
+    for share in (gesture["chance"], root["pck_20"], root["pck_25"], *(b["pck_30"] for b in baselines.values())):
+        assert f"{100 * share:.1f} %" in README
+    assert f"{root['auc']:.3f}" in README and f"{baselines['mean_pose']['auc']:.3f}" in README
+    for error in (root["mean_error_mm"], camera["mean_error_mm"], baselines["mean_pose"]["mean_error_mm"]):
+        assert f"{error:.1f} mm" in README
+    assert f"{metrics['data']['videos']} videos, {metrics['data']['frames']:,} frames" in README
+
+
+def test_the_demo_is_better_than_its_baselines_by_the_promised_margins():
+    """Five times chance, and half of the way from the better baseline to 1."""
+    metrics = json.loads((PROJECT / "reports/evaluate/metrics.json").read_text())
+    assert metrics["gesture"]["accuracy"] >= 5 * metrics["gesture"]["chance"]
+    best = max(baseline["pck_30"] for baseline in metrics["pose"]["baselines"].values())
+    assert metrics["pose"]["root_aligned"]["joints21"]["pck_30"] >= best + 0.5 * (1.0 - best)
+
+
+def test_commands_and_files_exist():
+    commands = set(CliRunner().invoke(app, ["--help"]).output.split())
+    for command in re.findall(r"gesturepose (\w+)", README):
+        assert command in commands, command
+    targets = set(re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), flags=re.MULTILINE))
+    for target in re.findall(r"(?:^|`)make (\w+)", README, flags=re.MULTILINE):
+        assert target in targets, target
+    tree = README.split("## What is where")[1].split("```")[1]
+    for name in re.findall(r"(?<!\S)(\w+\.py|\w+/)", tree):
+        places = (PROJECT, PROJECT / "src", PROJECT / "src/gesturepose")
+        assert any((place / name).exists() for place in places), name
+    for picture in re.findall(r"!\[.*?\]\((.*?)\)", README):
+        assert (PROJECT / picture).stat().st_size > 10_000
