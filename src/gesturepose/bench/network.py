@@ -40,7 +40,8 @@ def _training(workplace: Workplace, precision: _Precision, channels_last: bool) 
     params = workplace.params
     runtime = params.runtime.model_copy(update={"precision": precision, "channels_last": channels_last})
     network = params.network.model_copy(update={"weights": "none"})
-    params = params.model_copy(update={"runtime": runtime, "network": network})
+    train = params.train.model_copy(update={"select": "last"})  # nothing is selected, and no video is held back
+    params = params.model_copy(update={"runtime": runtime, "network": network, "train": train})
     return collaborative_training(params, workplace.prepared, initial_trunk(network, seed=params.train.seed))
 
 
