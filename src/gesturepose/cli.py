@@ -12,7 +12,12 @@ import typer
 
 from gesturepose.errors import exit_on_input_error
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Gestures and 3D hand poses from video: data, settings and runs of the pipeline in dvc.yaml.",
+)
 
 
 class Size(StrEnum):
@@ -24,12 +29,15 @@ class Size(StrEnum):
 @app.command()
 def profile(name: Annotated[str, typer.Argument(help="demo, paper or test")]) -> None:
     """Rewrite params.yaml with a profile's values; comments and all other values stay."""
-    from gesturepose.params import PARAMS_FILE, apply_profile
+    from gesturepose.params import PARAMS_FILE, SYNTHETIC_ROOT, apply_profile, load_params
 
     changes = apply_profile(name)
     print(f"{PARAMS_FILE}: profile {name}" + ("" if changes else ", nothing to change"))
     for change in changes:
         print(f"  {change}")
+    root = Path(load_params().data.root)
+    if root != Path(SYNTHETIC_ROOT) and not root.exists():
+        print(f"{root} is not there yet: link the dataset there, as the README's section “Bring FPHA” says.")
 
 
 @app.command()

@@ -25,9 +25,12 @@ class InputError(Exception):
 
 @contextmanager
 def exit_on_input_error() -> Iterator[None]:
-    """At an entry point: an `InputError` becomes a message on standard error and exit code 2."""
+    """At an entry point: an `InputError` becomes a message on standard error and exit code 2, Ctrl-C exit code 130."""
     try:
         yield
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from what is done", file=sys.stderr)
+        raise SystemExit(130) from None
