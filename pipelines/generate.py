@@ -20,6 +20,7 @@ def main() -> None:
             size=settings.size,
             image_width=settings.image_width,
             seed=settings.seed,
+            device=settings.device,
             workers=params.runtime.workers,
         )
         run.log_artifact(root / "data_split_action_recognition.txt")

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter, tree_map_only
 
 from gesturepose.errors import InputError
 from gesturepose.geometry import Camera, project
 from gesturepose.synthetic import renderer
-from gesturepose.synthetic.renderer import BACKGROUND, OBJECT, SKIN, render_video, segment_video
+from gesturepose.synthetic.batching import CPU, CUDA, Batching
+from gesturepose.synthetic.renderer import BACKGROUND, OBJECT, SKIN, render_batches, render_video, segment_video
 
 CAMERA = Camera(fx=110.0, fy=113.0, cx=52.3, cy=35.1, width=107, height=71)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in the writer's processes; many small operations only suffer from more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def hand(frames: int = 3, *, curl: float = 0.2) -> NDArray[np.float64]:
@@ -55,12 +74,154 @@ def test_same_arguments_give_the_same_pixels(scenario: int) -> None:
     assert first.std() > 10
 
 
+def speeding_hand(frames: int) -> NDArray[np.float64]:
+    """A hand that is nearly at rest first and smears over several pixels in the end."""
+    joints = np.repeat(hand(1), frames, 0)
+    joints[:, :, 0] += (0.16 * np.arange(frames) ** 3)[:, None] % 90.0
+    return joints
+
+
 @pytest.mark.parametrize("holds", [True, False])
-def test_batches_do_not_show(holds: bool) -> None:
-    joints, seed = hand(5), seed_that(holds)
-    single = render_video(joints, CAMERA, seed=seed, scenario=1, frames_per_batch=1)
-    assert np.array_equal(single, render_video(joints, CAMERA, seed=seed, scenario=1, frames_per_batch=3))
-    assert np.array_equal(single, render_video(joints, CAMERA, seed=seed, scenario=1, frames_per_batch=5))
+def test_batches_of_frames_do_not_show(holds: bool) -> None:
+    """Not even in the last bit, nor in the fineness of the motion blur, which follows the motion."""
+    joints, seed = speeding_hand(14), seed_that(holds)
+    small = list(render_batches(joints, CAMERA, seed=seed, scenario=1))
+    assert [len(batch) for batch in small] == [4, 4, 4, 2]
+    for together in (8, 16):
+        batching = replace(CPU, pixels=together * 71 * 107)
+        large = list(render_batches(joints, CAMERA, seed=seed, scenario=1, batching=batching))
+        assert len(large) == -(-14 // together)
+        assert np.array_equal(np.concatenate(small), np.concatenate(large))
+
+
+@pytest.mark.parametrize("holds", [True, False])
+@pytest.mark.parametrize("batching", [CUDA, Batching(pixels=0, cones=100, points=0)])
+def test_batches_of_tiles_and_points_do_not_show(holds: bool, batching: Batching) -> None:
+    joints, seed = speeding_hand(9), seed_that(holds)
+    expected = render_video(joints, CAMERA, seed=seed, scenario=1)
+    assert np.array_equal(expected, render_video(joints, CAMERA, seed=seed, scenario=1, batching=batching))
+
+
+class ElsewhereTensor(torch.Tensor):
+    """A tensor of another device, as far as PyTorch can see; its numbers lie in a CPU tensor."""
+
+    numbers: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, numbers: torch.Tensor) -> ElsewhereTensor:
+        strides, offset = numbers.stride(), numbers.storage_offset()
+        tensor = torch.Tensor._make_wrapper_subclass(
+            cls,
+            numbers.shape,
+            strides=strides,
+            storage_offset=offset,
+            dtype=numbers.dtype,
+            device=torch.device(ELSEWHERE),
+        )
+        tensor.numbers = numbers
+        return tensor
+
+    @classmethod
+    def __torch_dispatch__(cls, operation: Any, *_: Any) -> None:
+        raise AssertionError(f"{operation} outside of Elsewhere")
+
+
+ELSEWHERE = "meta"  # the one kind of device that PyTorch neither looks for nor computes on
+
+
+class CopiesNumbers(TorchFunctionMode):
+    """Numbers go between Python and ELSEWHERE by way of the CPU, as with a GPU; PyTorch would drop or refuse them."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if function is torch.tensor and torch.device(kwargs.get("device") or "cpu").type == ELSEWHERE:
+            return torch.tensor(*args, **kwargs | {"device": "cpu"}).to(ELSEWHERE)
+        if function is torch.Tensor.new_tensor and args[0].device.type == ELSEWHERE:
+            return torch.tensor(*args[1:], **{"dtype": args[0].dtype, **kwargs}).to(ELSEWHERE)
+        if function is torch.Tensor.tolist:
+            return function(args[0].cpu())
+        return function(*args, **kwargs)
+
+
+class Elsewhere(TorchDispatchMode):
+    """Computes on ElsewhereTensors, refuses operations on tensors of two devices and counts what a GPU waits for."""
+
+    WAITS = ("is_nonzero", "item", "_local_scalar_dense", "nonzero", "nonzero_numpy", "bincount")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: Counter[str] = Counter()
+        self.operations = 0
+        self.copies = CopiesNumbers()
+
+    def __enter__(self) -> Any:
+        self.copies.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self.copies.__exit__(*error)
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tensors = [leaf for leaf in tree_iter((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        elsewhere = any(isinstance(tensor, ElsewhereTensor) for tensor in tensors)
+        name = operation._schema.name.removeprefix("aten::")
+        moves = name in ("to", "_to_copy", "copy_")
+        for tensor in tensors:
+            if elsewhere and not moves and not isinstance(tensor, ElsewhereTensor) and tensor.dim():
+                raise RuntimeError(f"{name} of tensors on two devices")
+        device = kwargs.get("device")
+        here, there = elsewhere, elsewhere if device is None else torch.device(device).type == ELSEWHERE
+        masks = name == "index" and any(tensor.dtype == torch.bool for tensor in tensors[1:])
+        if (moves and here != there) or (here and (masks or name in self.WAITS)):
+            self.waits[name] += 1
+        self.operations += here
+        real_args, real_kwargs = tree_map_only(ElsewhereTensor, lambda tensor: tensor.numbers, (args, kwargs))
+        if device is not None:
+            real_kwargs = real_kwargs | {"device": torch.device("cpu")}
+        with torch.inference_mode(False):  # its tensors could not be views of those made before it
+            result = operation(*real_args, **real_kwargs)
+            if operation._schema.is_mutable:
+                return kwargs.get("out", args[0])
+            return tree_map_only(torch.Tensor, ElsewhereTensor, result) if there else result
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_the_other_device_is_where_everything_is_computed(holds: bool) -> None:
+    """Every tensor is made on the device that was asked for, or an operation would meet tensors of two devices."""
+    joints, seed = speeding_hand(9), seed_that(holds)
+    expected = render_video(joints, CAMERA, seed=seed, scenario=1, batching=CUDA)
+    with Elsewhere() as device:
+        pictures = render_video(joints, CAMERA, seed=seed, scenario=1, device=ELSEWHERE)
+    assert device.operations > 1000
+    assert np.array_equal(pictures, expected)
+    with Elsewhere():
+        labels = segment_video(joints, CAMERA, seed=seed, scenario=1, device=ELSEWHERE)
+    assert np.array_equal(labels, segment_video(joints, CAMERA, seed=seed, scenario=1))
+
+
+def test_a_gpu_works_on_many_frames_at_once() -> None:
+    """Neither the operations nor those that wait for its results grow with the frames, the motion blur's aside."""
+    seed, devices = seed_that(True), []
+    for frames in (8, 32):
+        with Elsewhere() as device:
+            joints = np.tile(speeding_hand(8), (frames // 8, 1, 1))
+            render_video(joints, CAMERA, seed=seed, scenario=1, device=ELSEWHERE)
+        devices.append(device)
+    few, many = devices
+    assert 0 < many.waits.total() < 1.1 * few.waits.total()
+    assert 0 < many.operations < 1.2 * few.operations
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("holds", [True, False])
+def test_a_gpu_gives_the_cpus_pictures_up_to_rounding(holds: bool) -> None:
+    joints, seed = speeding_hand(9), seed_that(holds)
+    first, again = (render_video(joints, CAMERA, seed=seed, scenario=1, device="cuda") for _ in range(2))
+    assert np.array_equal(first, again)
+    difference = np.abs(first.astype(int) - render_video(joints, CAMERA, seed=seed, scenario=1).astype(int))
+    assert difference.mean() < 0.05 and (difference > 3).mean() < 2e-3
 
 
 def test_seeds_and_scenarios_differ() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from gesturepose.data.fpha import open_root, read_split
 from gesturepose.errors import InputError
@@ -162,6 +163,16 @@ def test_the_number_of_workers_changes_nothing_and_a_stopped_run_goes_on(rendere
     assert [path.name for path in tmp_path.iterdir()] == ["root"]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_renders_the_same_frames(rendered, annotations, tmp_path):
+    render_root(annotations, tmp_path / "root", device="cuda", workers=2, **PART)
+    paths = sorted((rendered / "Video_files").rglob("*.jpeg"))
+    assert contents(tmp_path / "root").keys() == contents(rendered).keys() and paths
+    for path in paths:
+        picture = cv2.imread(str(tmp_path / "root" / path.relative_to(rendered))).astype(int)
+        assert np.abs(picture - cv2.imread(str(path))).mean() < 1
+
+
 # Refusals
 
 
@@ -179,6 +190,15 @@ def test_a_bad_choice_is_named_and_leaves_nothing(annotations, tmp_path, argumen
     defaults = {"image_width": None, "seed": 0, "workers": 1}
     with pytest.raises(InputError, match=message):
         render_root(annotations, tmp_path / "root", **(defaults | arguments))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_written(annotations, tmp_path):
+    with pytest.raises(InputError, match="device is cuda, but no CUDA device is there"):
+        render_root(annotations, tmp_path / "root", image_width=None, seed=0, device="cuda", workers=1)
+    with pytest.raises(InputError, match="device is cuda, but no CUDA device is there"):
+        write_root(tmp_path / "root", size="test", image_width=WIDTH, seed=0, device="cuda", workers=1)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -26,6 +26,14 @@ class Size(StrEnum):
     full = "full"
 
 
+class Device(StrEnum):
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+DeviceOption = Annotated[Device, typer.Option(help="the pictures' last bits depend on it")]
+
+
 @app.command()
 def profile(name: Annotated[str, typer.Argument(help="demo, paper or test")]) -> None:
     """Rewrite params.yaml with a profile's values; comments and all other values stay."""
@@ -59,7 +67,8 @@ def generate(
     size: Annotated[Size, typer.Option(help="how many classes, subjects and videos")] = Size.demo,
     image_width: Annotated[int, typer.Option(min=160, max=1920, help="px; the height is 9/16 of it")] = 480,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    workers: Annotated[int, typer.Option(min=1, help="processes")] = os.cpu_count() or 1,
+    device: DeviceOption = Device.cpu,
+    workers: Annotated[int, typer.Option(min=1, help="processes; at most 8 on cuda")] = os.cpu_count() or 1,
     annotations_only: Annotated[bool, typer.Option(help="skeletons and lists, no frames")] = False,
 ) -> None:
     """Write a synthetic dataset in FPHA's layout to a new folder."""
@@ -70,6 +79,7 @@ def generate(
         size=size.value,
         image_width=image_width,
         seed=seed,
+        device=device.value,
         workers=workers,
         annotations_only=annotations_only,
     )
@@ -81,7 +91,8 @@ def render(
     out: Path,
     image_width: Annotated[int | None, typer.Option(help="px; default: the annotations' own camera")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    workers: Annotated[int, typer.Option(min=1, help="processes")] = os.cpu_count() or 1,
+    device: DeviceOption = Device.cpu,
+    workers: Annotated[int, typer.Option(min=1, help="processes; at most 8 on cuda")] = os.cpu_count() or 1,
     subject: Annotated[list[int] | None, typer.Option(help="only these subjects")] = None,
     action: Annotated[list[str] | None, typer.Option(help="only these classes")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="at most so many videos")] = None,
@@ -95,6 +106,7 @@ def render(
         out,
         image_width=image_width,
         seed=seed,
+        device=device.value,
         workers=workers,
         subjects=tuple(subject or ()),
         actions=tuple(action or ()),

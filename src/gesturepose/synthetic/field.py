@@ -21,6 +21,7 @@ class Table:
     axis: Tensor  # [B, P + 1, 3] unit
     scalars: Tensor  # [B, P + 1, 8]: start·axis, |start|², slope/cos, length, slope, start radius, cut, 1/k
     member: Tensor  # [P + 1, GROUPS] one-hot
+    smoothing: Tensor  # [GROUPS] mm, k
     dorsal: Tensor  # [B, P + 1, 3]
     features: Tensor  # [B, P + 1, 15]: start, axis, dorsal, their cross product (sideways), length, both radii
 
@@ -32,7 +33,7 @@ def make_table(cones: Cones) -> Table:
     axis = axis / length.clamp_min(1e-4)[..., None]
     slope = ((cones.start_radius - cones.end_radius) / length.clamp_min(1e-4)).clamp(-0.95, 0.95)
     cut = torch.where(cones.flat, torch.zeros_like(length), torch.full_like(length, -FAR_MM))
-    smoothing = length.new_tensor(SMOOTHING_MM)[cones.group].expand_as(length)
+    smoothing = length.new_tensor(SMOOTHING_MM)
     scalars = torch.stack(
         [
             (cones.start * axis).sum(-1),
@@ -42,7 +43,7 @@ def make_table(cones: Cones) -> Table:
             slope,
             cones.start_radius,
             cut,
-            1 / smoothing,
+            1 / smoothing[cones.group].expand_as(length),
         ],
         -1,
     )
@@ -57,6 +58,7 @@ def make_table(cones: Cones) -> Table:
         torch.cat([axis, length.new_tensor([0.0, 0.0, 1.0]).expand(frames, 1, 3)], 1),
         torch.cat([scalars, dummy.expand(frames, 1, 8)], 1),
         torch.cat([member, member.new_zeros(1, GROUPS)]),
+        smoothing,
         torch.cat([cones.dorsal, far.expand(frames, 1, 3) * 0], 1),
         torch.cat([features, features[:, :1]], 1),
     )

@@ -38,7 +38,8 @@ class Prop:
             return (self.half_mm[0].square() + self.half_mm[2].square()).sqrt() + 1.0
         return self.half_mm.norm() + 1.0
 
-    def frames(self, which: slice) -> Prop:
+    def frames(self, which: slice | Tensor) -> Prop:
+        """The same object in some of the frames, in any order."""
         return Prop(self.kind, self.half_mm, self.centre[which], self.axes[which], self.drawn[which])
 
 
@@ -68,14 +69,14 @@ def place_prop(palm: PalmFrame, random: np.random.Generator) -> Prop:
     return Prop(kind, half_mm, centre.nan_to_num(0.0), axes.nan_to_num(0.0), drawn)
 
 
-def prop_coordinates(prop: Prop, frame: Tensor, point: Tensor) -> Tensor:
-    """`point` [N, 3, R] mm in the camera frame of frames [N] → the object's own coordinates."""
-    return torch.bmm(prop.axes[frame], point - prop.centre[frame][..., None])
+def prop_coordinates(prop: Prop, point: Tensor) -> Tensor:
+    """`point` [B, 3, R] mm in the camera frame → the object's own coordinates."""
+    return torch.bmm(prop.axes, point - prop.centre[..., None])
 
 
-def prop_distance(prop: Prop, frame: Tensor, point: Tensor) -> Tensor:
-    """Signed distance [N, R] of `point` [N, 3, R]; far where the object is not drawn."""
-    local = prop_coordinates(prop, frame, point)
+def prop_distance(prop: Prop, point: Tensor) -> Tensor:
+    """Signed distance [B, R] of `point` [B, 3, R]; far where the object is not drawn."""
+    local = prop_coordinates(prop, point)
     if prop.kind == "sphere":
         distance = local.square().sum(1).sqrt_() - prop.half_mm[0]
     elif prop.kind == "cylinder":
@@ -85,16 +86,16 @@ def prop_distance(prop: Prop, frame: Tensor, point: Tensor) -> Tensor:
     else:
         gap = local.abs() - (prop.half_mm - 2.0)[:, None]
         distance = gap.clamp_min(0).square().sum(1).sqrt_() + gap.amax(1).clamp_max(0) - 2.0
-    return torch.where(prop.drawn[frame][:, None], distance, torch.full_like(distance, 1e4))
+    return torch.where(prop.drawn[:, None], distance, 1e4)
 
 
 def _outside(side: Tensor, cap: Tensor) -> Tensor:
     return (side.clamp_min(0).square() + cap.clamp_min(0).square()).sqrt() + torch.maximum(side, cap).clamp_max(0)
 
 
-def prop_normal(prop: Prop, frame: Tensor, point: Tensor) -> Tensor:
-    """Outward unit normals [N, 3, R] of the object at `point` [N, 3, R] near its surface."""
-    local = prop_coordinates(prop, frame, point)
+def prop_normal(prop: Prop, point: Tensor) -> Tensor:
+    """Outward unit normals [B, 3, R] of the object at `point` [B, 3, R] near its surface."""
+    local = prop_coordinates(prop, point)
     if prop.kind == "sphere":
         normal = local
     elif prop.kind == "cylinder":
@@ -105,4 +106,4 @@ def prop_normal(prop: Prop, frame: Tensor, point: Tensor) -> Tensor:
         normal = torch.cat([radial / length.clamp_min(1e-3) * side, local[:, 2:].sign() * cap], 1)
     else:
         normal = local.sign() * (local.abs() - (prop.half_mm - 2.0)[:, None]).clamp_min(1e-3)
-    return torch.nn.functional.normalize(torch.bmm(prop.axes[frame].transpose(1, 2), normal), dim=1)
+    return torch.nn.functional.normalize(torch.bmm(prop.axes.transpose(1, 2), normal), dim=1)

@@ -1,11 +1,13 @@
 """From 21 joints to pictures: a shaded hand before a room, in PyTorch alone, the same code on CPU and GPU.
 
 Everything a video looks like is drawn from its seed on the CPU; what is random in a frame depends on the seed and the
-frame's number alone, so that the result does not depend on how frames are batched.
+frame's number alone, so that the result does not depend on how frames are batched. GPUs round otherwise than CPUs:
+their pictures differ in last bits.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +22,7 @@ from gesturepose.geometry import Camera
 from gesturepose.skeleton import JOINTS
 from gesturepose.synthetic import shapes
 from gesturepose.synthetic.backgrounds import paint_background
+from gesturepose.synthetic.batching import FRAMES_TOGETHER, Batching, batching_on
 from gesturepose.synthetic.field import make_table
 from gesturepose.synthetic.props import Prop, place_prop
 from gesturepose.synthetic.shading import Look, draw_look, shade
@@ -30,6 +33,8 @@ SCENARIOS: Final = 3  # kitchen, office, social
 BACKGROUND, SKIN, SLEEVE, OBJECT = range(4)  # labels of `segment_video`
 _OBJECT_SHARE: Final = 0.45  # of the videos hold something
 _MARGIN: Final = 0.12  # the background reaches this far beyond the picture, for its drift
+_LEAST_BLUR_PX: Final = 0.6  # smaller motions are not smeared
+_CELL: Final = 16  # px, over which motion is spread around the hand
 
 
 @dataclass(frozen=True)
@@ -144,53 +149,56 @@ def _velocities(scene: Scene, which: slice) -> Tensor:
     return ((after - before) / span.clamp_min(1)[:, None, None]).nan_to_num(0.0)
 
 
-def _layer(scene: Scene, which: slice, directions: Tensor) -> Tensor:
+def _layer(scene: Scene, which: slice, directions: Tensor, batching: Batching) -> Tensor:
     """[B, 4, H, W] premultiplied colour and coverage of hand and object."""
     cones, prop, palm = _part(scene, which)
     table = make_table(cones)
-    hits = trace(cones, prop, scene.camera, table, directions)
+    hits = trace(cones, prop, scene.camera, table, directions, batching)
     frames, height, width = len(cones.start), scene.camera.height, scene.camera.width
     layer = directions.new_zeros(6, frames * height * width)
     if not len(hits.frame):
         return layer[:4].view(4, frames, height, width).transpose(0, 1)
-    colour = shade(hits, cones, table, prop, palm, scene.look, (frames, height, width))
+    colour = shade(hits, cones, table, prop, palm, scene.look, (frames, height, width), batching)
     speed = _velocities(scene, which) * scene.shutter
     moved = torch.where(hits.is_prop[:, None], speed[hits.frame, 0], speed[hits.frame, hits.cone]).T
     pixel = (hits.frame * height + hits.row) * width + hits.column
     layer[:, pixel] = torch.cat([colour, torch.ones_like(colour[:1]), moved]) * hits.coverage
-    layer = layer.view(6, frames, height, width).transpose(0, 1)
-    return _blur_motion(layer, float(moved.abs().amax())) if float(moved.abs().amax()) > 0.6 else layer[:, :4]
+    fastest = layer.new_zeros(-(-frames // FRAMES_TOGETHER))
+    fastest.scatter_reduce_(0, hits.frame // FRAMES_TOGETHER, moved.abs().amax(0), "amax")
+    return _blur_motion(layer.view(6, frames, height, width).transpose(0, 1), fastest)
 
 
-def _blur_motion(layer: Tensor, reach: float) -> Tensor:
+def _blur_motion(layer: Tensor, fastest: Tensor) -> Tensor:
     """[B, 6, H, W] colour, coverage and motion (px over the open shutter, premultiplied) → [B, 4, H, W] smeared.
 
-    The motion is spread around the hand in cells of 16 px first, since what moves also covers its surroundings.
+    `fastest` is the greatest motion of each FRAMES_TOGETHER frames. The motion is spread around the hand in cells
+    first, since what moves also covers its surroundings.
     """
-    frames, _, height, width = layer.shape
-    cells = functional.avg_pool2d(layer[:, 3:], 16, 16, ceil_mode=True, count_include_pad=False)
+    height, width = layer.shape[2:]
+    cells = functional.avg_pool2d(layer[:, 3:], _CELL, _CELL, ceil_mode=True, count_include_pad=False)
     cells = functional.avg_pool2d(cells, 3, 1, 1)
-    motion = cells[:, 1:] / cells[:, :1].clamp_min(1e-4) * (cells[:, :1] > 0)
+    covered = cells[:, 0] > 0
+    motion = cells[:, 1:] / cells[:, :1].clamp_min(1e-4) * covered[:, None]
     blurred = layer[:, :4].clone()
-    taps = torch.linspace(-0.5, 0.5, 5 if reach < 8 else 9).tolist()
-    for frame in range(frames):
-        touched = cells[frame, 0] > 0
-        rows, columns = touched.any(1).nonzero()[:, 0], touched.any(0).nonzero()[:, 0]
-        if not len(rows) or float(motion[frame].abs().amax()) < 0.6:
+    unmoved = layer.new_tensor([[[1.0, 0, 0], [0, 1, 0]]])
+    # All numbers that decide anything are fetched at once: a GPU must not be waited for in every frame.
+    reach, local_reach = fastest.tolist(), motion.abs().amax((1, 2, 3)).tolist()
+    in_row, in_column = covered.any(2).cpu().numpy(), covered.any(1).cpu().numpy()
+    for frame in range(len(layer)):
+        rows, columns = in_row[frame].nonzero()[0].tolist(), in_column[frame].nonzero()[0].tolist()
+        group_reach = reach[frame // FRAMES_TOGETHER]
+        if not rows or group_reach <= _LEAST_BLUR_PX or local_reach[frame] < _LEAST_BLUR_PX:
             continue
-        top, bottom = int(rows[0]) * 16, min(int(rows[-1] + 1) * 16, height)
-        left, right = int(columns[0]) * 16, min(int(columns[-1] + 1) * 16, width)
+        top, bottom = rows[0] * _CELL, min((rows[-1] + 1) * _CELL, height)
+        left, right = columns[0] * _CELL, min((columns[-1] + 1) * _CELL, width)
         area = layer[frame : frame + 1, :4, top:bottom, left:right]
         local = motion[frame : frame + 1, :, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        size = (int(local.shape[2]) * 16, int(local.shape[3]) * 16)
-        local = functional.interpolate(local, size, mode="bilinear", align_corners=False)[
-            ..., : bottom - top, : right - left
-        ]
-        extent = layer.new_tensor([2.0 / (right - left), 2.0 / (bottom - top)])
-        step = local.permute(0, 2, 3, 1) * extent
-        still = functional.affine_grid(
-            layer.new_tensor([[[1.0, 0, 0], [0, 1, 0]]]), list(area.shape), align_corners=False
-        )
+        size = [local.shape[2] * _CELL, local.shape[3] * _CELL]
+        local = functional.interpolate(local, size, mode="bilinear", align_corners=False)
+        across, down = local[:, :, : bottom - top, : right - left].unbind(1)
+        step = torch.stack([across * (2.0 / (right - left)), down * (2.0 / (bottom - top))], -1)
+        still = functional.affine_grid(unmoved, list(area.shape), align_corners=False)
+        taps = torch.linspace(-0.5, 0.5, 5 if group_reach < 8 else 9, device="cpu").tolist()
         smeared = torch.zeros_like(area)
         for tap in taps:
             smeared += functional.grid_sample(area, still + tap * step, align_corners=False, padding_mode="border")
@@ -206,11 +214,40 @@ def _compose(scene: Scene, which: slice, layer: Tensor) -> Tensor:
     picture = functional.grid_sample(
         scene.background.expand(frames, -1, -1, -1), grid, align_corners=False, padding_mode="border"
     )
-    picture = picture * (1 - layer[:, 3:]) + layer[:, :3]
-    picture *= scene.vignette
-    for frame, (top, left) in enumerate(scene.noise_at[which]):
-        picture[frame] += scene.noise[:, top : top + height, left : left + width]
+    picture.mul_(1 - layer[:, 3:]).add_(layer[:, :3]).mul_(scene.vignette)
+    for frame, (top, left) in zip(picture, scene.noise_at[which].tolist(), strict=True):
+        frame.add_(scene.noise[:, top : top + height, left : left + width])
     return picture.mul_(255).add_(0.5).clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+@torch.inference_mode()
+def _render(scene: Scene, which: slice, directions: Tensor, batching: Batching) -> NDArray[np.uint8]:
+    return _compose(scene, which, _layer(scene, which, directions, batching)).cpu().numpy()
+
+
+def render_batches(
+    joints_cam_mm: ArrayLike,
+    camera: Camera,
+    *,
+    seed: int,
+    scenario: int,
+    device: str = "cpu",
+    batching: Batching | None = None,
+) -> Iterator[NDArray[np.uint8]]:
+    """Renders a right hand from its joints, some frames at a time.
+
+    `joints_cam_mm` [T, 21, 3] mm in the camera's frame, in the project's joint order. Yields uint8 [B, H, W, 3] RGB,
+    T pictures in all, a function of the arguments but `batching`, which trades memory for speed; by default it is what
+    suits the device. `scenario` is 0 kitchen, 1 office or 2 social. Where joints are not finite or lie behind the
+    camera, the parts of the hand that hang on them are left out. Raises InputError for a wrong shape, type or scenario.
+    """
+    joints = _check(joints_cam_mm, camera, scenario)
+    place = torch.device(device)
+    batching = batching or batching_on(place)
+    scene = _lay_out(joints, camera, seed, scenario, place)
+    directions = tile_directions(camera, place)
+    step = batching.frames(camera.height, camera.width)
+    return (_render(scene, slice(i, i + step), directions, batching) for i in range(0, len(joints), step))
 
 
 def render_video(
@@ -220,24 +257,11 @@ def render_video(
     seed: int,
     scenario: int,
     device: str = "cpu",
-    frames_per_batch: int = 4,
+    batching: Batching | None = None,
 ) -> NDArray[np.uint8]:
-    """Renders a right hand from its joints.
-
-    `joints_cam_mm` [T, 21, 3] mm in the camera's frame, in the project's joint order. Returns uint8 [T, H, W, 3] RGB,
-    a function of the arguments alone; `frames_per_batch` trades memory for speed and changes nothing else. `scenario`
-    is 0 kitchen, 1 office or 2 social. Where joints are not finite or lie behind the camera, the parts of the hand
-    that hang on them are left out. Raises InputError for a wrong shape, type or scenario.
-    """
-    joints = _check(joints_cam_mm, camera, scenario)
-    scene = _lay_out(joints, camera, seed, scenario, torch.device(device))
-    video = np.empty((len(joints), camera.height, camera.width, 3), dtype=np.uint8)
-    with torch.inference_mode():
-        directions = tile_directions(camera, torch.device(device))
-        for first in range(0, len(joints), frames_per_batch):
-            which = slice(first, first + frames_per_batch)
-            video[which] = _compose(scene, which, _layer(scene, which, directions)).cpu().numpy()
-    return video
+    """All pictures of `render_batches` at once: uint8 [T, H, W, 3] RGB."""
+    batches = render_batches(joints_cam_mm, camera, seed=seed, scenario=scenario, device=device, batching=batching)
+    return np.concatenate([np.empty((0, camera.height, camera.width, 3), dtype=np.uint8), *batches])
 
 
 def segment_video(
@@ -249,9 +273,10 @@ def segment_video(
     labels = np.full((len(joints), camera.height, camera.width), BACKGROUND, dtype=np.uint8)
     with torch.inference_mode():
         directions = tile_directions(camera, torch.device(device))
+        batching = batching_on(torch.device(device))
         for frame in range(len(joints)):
             cones, prop, _ = _part(scene, slice(frame, frame + 1))
-            hits = trace(cones, prop, camera, make_table(cones), directions)
+            hits = trace(cones, prop, camera, make_table(cones), directions, batching)
             kind = torch.where(cones.material[hits.cone] == shapes.CLOTH, SLEEVE, SKIN)
             kind = torch.where(hits.is_prop, OBJECT, kind)
             solid = hits.coverage >= 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gesturepose.synthetic import shapes
+from gesturepose.synthetic.batching import Batching
 from gesturepose.synthetic.field import Table, field_near
 from gesturepose.synthetic.props import Prop, prop_coordinates, prop_distance
 from gesturepose.synthetic.shapes import Cones, PalmFrame
@@ -131,11 +133,10 @@ def _own_features(hits: Hits, table: Table) -> Tensor:
     return table.features.flatten(0, 1).T.contiguous()[:, row]
 
 
-def _skin(hits: Hits, cones: Cones, table: Table, palm: PalmFrame, look: Look) -> tuple[Tensor, Tensor]:
-    """Albedo [3, M] and gloss [M] of skin."""
+def _skin(hits: Hits, cones: Cones, own: Tensor, palm: PalmFrame, look: Look) -> tuple[Tensor, Tensor]:
+    """Albedo [3, M] and gloss [M] of skin; `own` is `_own_features`."""
     frame, cone, along = hits.frame, hits.cone, hits.along
     scale = palm.scale[frame]
-    own = _own_features(hits, table)
     length, root_radius, tip_radius = own[12:15]
     lateral, height = _dot(hits.point - own[0:3], own[9:12]), _dot(hits.point - own[0:3], own[6:9])
     bone = cones.bone[cone]
@@ -200,8 +201,8 @@ def _palm_lines(hits: Hits, palm: PalmFrame) -> Tensor:
     return facing * (heart + head + life + 0.7 * wrist).clamp_max(1)
 
 
-def _cloth(hits: Hits, table: Table, look: Look) -> Tensor:
-    along, own = hits.along, _own_features(hits, table)
+def _cloth(hits: Hits, own: Tensor, look: Look) -> Tensor:
+    along = hits.along
     around = _dot(hits.point - own[0:3], own[9:12])
     weave = 1 + 0.06 * torch.sin(2.6 * along) * torch.sin(2.6 * around)
     fold = (
@@ -218,13 +219,37 @@ def _cloth(hits: Hits, table: Table, look: Look) -> Tensor:
     return look.cloth * (weave * fold * pattern * hem)
 
 
-def _prop(hits: Hits, prop: Prop, look: Look) -> Tensor:
+def _by_frame(hits: Hits, chosen: Tensor, frames: int, points: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Sorts hits into rows, each of one frame: n frames [n], their hits [n, R] and whether each is there [n, R].
+
+    `chosen` [L] are the hits' numbers, each frame's in its order. One frame at a time, or as many as have `points`
+    hits together; short rows end with hits that are there already.
+    """
+    frame = hits.frame[chosen]
+    counts = torch.bincount(frame, minlength=frames).tolist()
+    chosen = chosen[frame.argsort(stable=True)]
+    begun, first = 0, 0
+    while first < frames:
+        last, most = first + 1, counts[first]
+        while last < frames and (last + 1 - first) * max(most, counts[last]) <= points:
+            most = max(most, counts[last])
+            last += 1
+        if most:
+            index = torch.arange(first, last, device=chosen.device)
+            count = torch.tensor(counts[first:last], device=chosen.device)[:, None]
+            number = torch.arange(most, device=chosen.device).expand(last - first, -1)
+            start = begun + count.cumsum(0) - count
+            yield index, chosen[(start + number).clamp_max(len(chosen) - 1)], number < count
+        begun += sum(counts[first:last])
+        first = last
+
+
+def _prop(hits: Hits, prop: Prop, look: Look, batching: Batching) -> Tensor:
     local = hits.point.new_zeros(hits.point.shape)
-    for frame in range(len(prop.centre)):
-        chosen = ((hits.frame == frame) & hits.is_prop).nonzero()[:, 0]
-        if len(chosen):
-            index = torch.tensor([frame], device=chosen.device)
-            local[:, chosen] = prop_coordinates(prop, index, hits.point[:, chosen][None])[0]
+    shown = hits.is_prop.nonzero()[:, 0]
+    for index, row, there in _by_frame(hits, shown, len(prop.centre), batching.points):
+        own = prop_coordinates(prop.frames(index), hits.point[:, row].transpose(0, 1))
+        local[:, row[there]] = own.transpose(0, 1)[:, there]
     place = local / prop.half_mm.clamp_min(1.0)[:, None]
     band = _step(0.50, 0.54, place[2].abs()) if prop.kind != "sphere" else _step(-0.03, 0.03, place[0] * place[2])
     colour = torch.lerp(look.prop.expand_as(local), look.prop_band.expand_as(local), band)
@@ -237,37 +262,35 @@ def _prop(hits: Hits, prop: Prop, look: Look) -> Tensor:
 
 
 def _occlusion(
-    hits: Hits, table: Table, prop: Prop | None, look: Look, size: tuple[int, int, int]
+    hits: Hits, table: Table, prop: Prop | None, look: Look, size: tuple[int, int, int], batching: Batching
 ) -> tuple[Tensor, Tensor]:
     """Share of the key light [M] and of the ambient light [M] that arrives, found on every other row and column."""
     frames, height, width = size
     rows, columns = -(-height // 2), -(-width // 2)
     grid = hits.point.new_zeros(frames, 3, rows * columns)
     sampled = ((hits.row % 2 == 0) & (hits.column % 2 == 0)).nonzero()[:, 0]
-    for frame in range(frames):
-        chosen = sampled[hits.frame[sampled] == frame]
-        if not len(chosen):
-            continue
-        index = torch.tensor([frame], device=chosen.device)
-        normal = hits.normal[:, chosen][None]
-        point = hits.point[:, chosen][None] + 0.8 * normal
+    points = batching.points // table.start.shape[1]
+    for index, row, there in _by_frame(hits, sampled, frames, points):
+        normal = hits.normal[:, row].transpose(0, 1)
+        point = hits.point[:, row].transpose(0, 1) + 0.8 * normal
         to_light = look.key_direction[None].expand_as(point)
         lit = torch.ones_like(point[:, 0])
         open_sky = torch.zeros_like(lit)
         weight = 0.0
+        held = prop.frames(index) if prop is not None else None
         for direction, steps, is_shadow in ((to_light, _SHADOW_STEPS_MM, True), (normal, _AMBIENT_STEPS_MM, False)):
             for step, distance in zip(steps, field_near(table, index, point, direction, steps), strict=True):
-                if prop is not None:
-                    distance = torch.minimum(distance, prop_distance(prop, index, point + step * direction))
+                if held is not None:
+                    distance = torch.minimum(distance, prop_distance(held, point + step * direction))
                 if is_shadow:
                     lit = torch.minimum(lit, _step(-1.5, 3.5, distance * (6.0 / (step + 4.0))))
                 else:
                     open_sky = open_sky + (distance / step).clamp(0, 1) / step**0.5
                     weight += 1 / step**0.5
-        place = (hits.row[chosen] // 2) * columns + hits.column[chosen] // 2
-        grid[frame, 0, place] = 1.0
-        grid[frame, 1, place] = lit[0]
-        grid[frame, 2, place] = open_sky[0] / weight
+        where = row[there]
+        place = (hits.row[where] // 2) * columns + hits.column[where] // 2
+        found = torch.stack([torch.ones_like(lit), lit, open_sky / weight], -1)
+        grid[hits.frame[where], :, place] = found[there]
     grid = functional.avg_pool2d(grid.view(frames, 3, rows, columns), 3, 1, 1)
     wide = functional.interpolate(grid, scale_factor=2, mode="bilinear", align_corners=False)
     mask, lit, open_sky = wide[hits.frame, :, hits.row, hits.column].unbind(-1)
@@ -277,20 +300,28 @@ def _occlusion(
 
 
 def shade(
-    hits: Hits, cones: Cones, table: Table, prop: Prop | None, palm: PalmFrame, look: Look, size: tuple[int, int, int]
+    hits: Hits,
+    cones: Cones,
+    table: Table,
+    prop: Prop | None,
+    palm: PalmFrame,
+    look: Look,
+    size: tuple[int, int, int],
+    batching: Batching,
 ) -> Tensor:
     """Display colours [3, M] in 0–1 of all hits; `size` is (frames, height, width)."""
     is_prop = hits.is_prop
     is_cloth = (cones.material[hits.cone] == shapes.CLOTH) & ~is_prop
-    albedo, gloss = _skin(hits, cones, table, palm, look)
-    albedo = torch.where(is_cloth, _cloth(hits, table, look), albedo)
+    own = _own_features(hits, table)
+    albedo, gloss = _skin(hits, cones, own, palm, look)
+    albedo = torch.where(is_cloth, _cloth(hits, own, look), albedo)
     gloss = torch.where(is_cloth, 0.0, gloss)
     if prop is not None:
-        albedo = torch.where(is_prop, _prop(hits, prop, look), albedo)
+        albedo = torch.where(is_prop, _prop(hits, prop, look, batching), albedo)
         gloss = torch.where(is_prop, look.prop_gloss, gloss)
     is_skin = ~(is_prop | is_cloth)
 
-    lit, open_sky = _occlusion(hits, table, prop, look, size)
+    lit, open_sky = _occlusion(hits, table, prop, look, size, batching)
     normal = hits.normal
     view = _unit(-hits.point)
     cosine, facing = _dot(normal, look.key_direction), _dot(normal, view).clamp(0, 1)

@@ -8,6 +8,7 @@ is t·d and the distance to a cone's axis needs two products per ray and cone, c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,14 +18,19 @@ import torch
 from torch import Tensor
 
 from gesturepose.geometry import Camera
+from gesturepose.synthetic.batching import Batching
 from gesturepose.synthetic.field import FAR_MM, Table
 from gesturepose.synthetic.props import Prop, prop_distance, prop_normal
-from gesturepose.synthetic.shapes import SMOOTHING_MM, Cones
+from gesturepose.synthetic.shapes import GROUPS, SMOOTHING_MM, Cones
 
 TILE: Final = 8
 _BUCKETS: Final = (3, 5, 7, 10, 14, 20, 28)  # tiles march together by the number of cones that reach them
 _MARGIN_MM: Final = 5.0  # how far a smooth union can stand out of its members
 _STEPS: Final = (5, 7, 18)  # after each round, tiles whose rays have all settled leave
+_LEAST_SUM: Final = 1e-36
+# What a group's field is far from all its members, at the least smoothing: no ray needs to know of a greater distance,
+# and with it the field is the same however many of the empty groups are left out.
+_MOST_MM: Final = -math.log(_LEAST_SUM) * min(SMOOTHING_MM)
 
 
 @dataclass(frozen=True)
@@ -93,8 +99,8 @@ class _March:
     along: Tensor  # [N, K, R] direction · axis
     twice_start: Tensor  # [N, K, R] 2 direction · start
     scalars: tuple[Tensor, ...]  # 8 × [N, K, 1]
-    member: Tensor  # [N, GROUPS, K]
-    inverse_k: Tensor  # [N, K, 1]
+    member: Tensor  # [N, G, K] one-hot, the groups that reach these tiles
+    smoothing: Tensor  # [N, G, 1] mm, k of each group
     t: Tensor  # [N, R]
     near: Tensor  # [N, R] px, the smallest distance from the surface so far, in pixels at that depth
     near_t: Tensor  # [N, R]
@@ -112,7 +118,7 @@ class _March:
             self.twice_start[which],
             tuple(part[which] for part in self.scalars),
             self.member[which],
-            self.inverse_k[which],
+            self.smoothing[which],
             self.t[which],
             self.near[which],
             self.near_t[which],
@@ -128,26 +134,27 @@ def _cone_distances(march: _March) -> tuple[Tensor, Tensor, Tensor]:
     t = march.t[:, None]
     y = (t * march.along).sub_(offset)
     x2 = t.sub(march.twice_start).mul_(t).add_(square).addcmul_(y, y, value=-1).clamp_min_(0)
-    h = torch.minimum(torch.addcmul(y, x2.sqrt(), tangent, value=-1).clamp_min_(0), length)
-    reach = torch.addcmul(x2, y - h, y - h).sqrt_()
-    distance = torch.addcmul(reach, h, slope).sub_(radius)
+    h = torch.addcmul(y, x2.sqrt(), tangent, value=-1).clamp_min_(0)
+    h = torch.minimum(h, length, out=h)
+    beyond = y - h
+    reach = x2.addcmul_(beyond, beyond).sqrt_()
+    distance = torch.addcmul(reach, h, slope, out=beyond).sub_(radius)
     if march.has_cut:
-        distance = torch.maximum(distance, y.neg_().add_(cut))
+        distance = torch.maximum(distance, y.neg_().add_(cut), out=distance)
     return distance, h, reach
 
 
-def _group_sums(distance: Tensor, inverse_k: Tensor, member: Tensor) -> tuple[Tensor, Tensor]:
-    """exp(−d/k) of every cone [N, K, R] and its sums over the groups [N, GROUPS, R]."""
-    weight = (distance * inverse_k).clamp_max_(80).neg_().exp_()
-    return weight, torch.bmm(member, weight)
+def _group_sums(march: _March, distance: Tensor) -> tuple[Tensor, Tensor]:
+    """exp(−d/k) of every cone [N, K, R], which takes the distances' place, and its sums over the groups [N, G, R]."""
+    weight = distance.mul_(march.scalars[7]).clamp_max_(80).neg_().exp_()
+    return weight, torch.bmm(march.member, weight).clamp_min_(_LEAST_SUM)
 
 
 def _hand_distance(march: _March) -> Tensor:
     """[N, R] the field at the rays' present points."""
     distance, _, _ = _cone_distances(march)
-    _, sums = _group_sums(distance, march.inverse_k, march.member)
-    smoothing = sums.new_tensor(SMOOTHING_MM)[:, None]
-    return -(sums.clamp_min_(1e-36).log_() * smoothing).amax(1)
+    _, sums = _group_sums(march, distance)
+    return sums.log_().mul_(march.smoothing).amax(1).neg_().clamp_max_(_MOST_MM)
 
 
 def _first_guess(march: _March) -> tuple[Tensor, Tensor]:
@@ -157,23 +164,27 @@ def _first_guess(march: _March) -> tuple[Tensor, Tensor]:
     """
     offset, square, _, length, slope, radius, _, _ = march.scalars
     axial = march.along
-    toward = march.twice_start * 0.5
-    h = torch.minimum(((toward * axial - offset) / (1 - axial.square()).clamp_min(1e-4)).clamp_min_(0), length)
-    closest = torch.addcmul(toward, h, axial)
-    gap2 = square + 2 * h * offset + h.square() - closest.square()
-    r = radius - slope * h
-    depth2 = (r + 1.0).square() - gap2
-    graze = (gap2.clamp_min(0).sqrt() - r).clamp_min(0)
-    guess = torch.where(depth2 > 0, closest - depth2.clamp_min(0).sqrt(), closest - r + 3 * graze)
-    last = torch.where(graze < _MARGIN_MM, closest + r + _MARGIN_MM, torch.zeros_like(guess))
-    return guess.amin(1).clamp_min(1.0), last.amax(1)
+    closest = march.twice_start * 0.5
+    spread = axial.square().neg_().add_(1).clamp_min_(1e-4)
+    h = (closest * axial).sub_(offset).div_(spread).clamp_min_(0)
+    h = torch.minimum(h, length, out=h)
+    closest.addcmul_(h, axial)
+    gap2 = torch.mul(h, 2, out=spread).mul_(offset).add_(square).add_(h.square()).sub_(closest.square())
+    r = torch.sub(radius, h.mul_(slope), out=h)
+    inside = (r + 1.0).square_().sub_(gap2)
+    graze = gap2.clamp_min_(0).sqrt_().sub_(r).clamp_min_(0)
+    last = torch.where(graze < _MARGIN_MM, (closest + r).add_(_MARGIN_MM), 0.0)
+    beside = (closest - r).add_(graze.mul_(3))
+    guess = torch.where(inside > 0, closest.sub_(inside.clamp_min(0).sqrt_()), beside)
+    return guess.amin(1).clamp_min_(1.0), last.amax(1)
 
 
-def _batches(table: Table, hand: Tensor, held: Tensor, directions: Tensor, budget: int) -> Iterator[_March]:
-    """Groups the reached tiles of all frames by their number of cones; `budget` bounds tiles × cones of one batch."""
+def _batches(table: Table, hand: Tensor, held: Tensor, directions: Tensor, batching: Batching) -> Iterator[_March]:
+    """Groups the reached tiles of all frames by their numbers of cones and groups."""
     frame, tile = (hand.any(-1) | held).nonzero(as_tuple=True)
     reached = hand[frame, tile]
     counts = reached.sum(-1)
+    groups = (reached.to(table.member.dtype) @ table.member[:-1] > 0).sum(-1)
     order = torch.argsort((~reached).to(torch.uint8), dim=-1, stable=True)
     dummy = hand.shape[-1]
     order = torch.where(torch.arange(dummy, device=order.device) < counts[:, None], order, dummy)
@@ -181,7 +192,8 @@ def _batches(table: Table, hand: Tensor, held: Tensor, directions: Tensor, budge
     limits = (-1, *(bucket for bucket in _BUCKETS if bucket < dummy), dummy)
     for least, most, holds in [(*pair, holds) for pair in pairwise(limits) for holds in (False, True)]:
         chosen = ((counts > least) & (counts <= most) & (with_object == holds)).nonzero()[:, 0]
-        for part in chosen.split(max(budget // most, 1)):
+        chosen = chosen[groups[chosen].argsort(stable=True)]
+        for part in chosen.split(max(batching.cones // max(most, GROUPS), 1)):
             if not len(part):
                 continue
             frames, tiles, cones = frame[part], tile[part], order[part, :most]
@@ -189,6 +201,8 @@ def _batches(table: Table, hand: Tensor, held: Tensor, directions: Tensor, budge
             start, axis = table.start[frames[:, None], cones], table.axis[frames[:, None], cones]
             nothing = direction.new_zeros(len(part), TILE * TILE)
             scalars = tuple(column.contiguous() for column in table.scalars[frames[:, None], cones].split(1, -1))
+            most_groups, has_cut = torch.stack([groups[part[-1]], (scalars[6] > -1).any()]).tolist()
+            member, smoothing = _groups_of(table, cones, max(most_groups, 1))
             march = _March(
                 frames,
                 tiles,
@@ -197,47 +211,56 @@ def _batches(table: Table, hand: Tensor, held: Tensor, directions: Tensor, budge
                 torch.bmm(axis, direction),
                 torch.bmm(start, direction).mul_(2),
                 scalars,
-                table.member[cones].transpose(1, 2).contiguous(),
-                scalars[-1],
+                member,
+                smoothing,
                 nothing,
                 nothing + 1e6,
                 nothing,
                 nothing,
-                bool((scalars[6] > -1).any()),
+                bool(has_cut),
                 holds,
             )
             march.t, march.last = _first_guess(march)
             yield march
 
 
+def _groups_of(table: Table, cones: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """The groups of cones [N, K], `most` of them a tile at the most: members [N, G, K] and smoothing [N, G, 1]."""
+    member = table.member[cones].transpose(1, 2)  # [N, GROUPS, K]
+    group = torch.argsort(1 - member.amax(2), dim=1, stable=True)[:, :most]
+    member = member.gather(1, group[..., None].expand(-1, -1, cones.shape[1]))
+    return member.contiguous(), table.smoothing[group][..., None]
+
+
 def _run(march: _March, prop: Prop | None, pixel_mm: float) -> Iterator[_March]:
     """Marches a batch; yields its parts as they settle. `pixel_mm` is a pixel's width at depth 1."""
-    if prop is not None and march.held:
-        centre = prop.centre[march.frame]
-        toward = (march.direction * centre[..., None]).sum(1)
-        gap2 = centre.square().sum(-1, keepdim=True) - toward.square()
-        depth2 = prop.bound_mm**2 - gap2
-        entry = torch.where((depth2 > 0) & prop.drawn[march.frame, None], toward - depth2.clamp_min(0).sqrt(), FAR_MM)
+    held = prop.frames(march.frame) if prop is not None and march.held else None
+    if held is not None:
+        toward = (march.direction * held.centre[..., None]).sum(1)
+        gap2 = held.centre.square().sum(-1, keepdim=True) - toward.square()
+        depth2 = held.bound_mm**2 - gap2
+        entry = torch.where((depth2 > 0) & held.drawn[:, None], toward - depth2.clamp_min(0).sqrt(), FAR_MM)
         march.t = torch.minimum(march.t, entry).clamp_min_(1.0)
-        leaves = torch.where(entry < FAR_MM, toward + prop.bound_mm, torch.zeros_like(entry))
+        leaves = torch.where(entry < FAR_MM, toward + held.bound_mm, 0.0)
         march.last = torch.maximum(march.last, leaves)
     before = torch.full_like(march.t, FAR_MM)  # the distance one step ago
     stride = torch.zeros_like(before)
     for round_, steps in enumerate(_STEPS):
         for _ in range(steps):
             distance = _hand_distance(march)
-            if prop is not None and march.held:
-                distance = torch.minimum(distance, prop_distance(prop, march.frame, march.direction * march.t[:, None]))
-            size = distance.abs() / (march.t * pixel_mm)
+            if held is not None:
+                distance = torch.minimum(distance, prop_distance(held, march.direction * march.t[:, None]))
+            empty = distance.abs()
             # A ray that moves away from everything takes double strides, and goes back where the two balls of known
             # emptiness at their ends do not touch: something thin may lie between.
-            missed = stride > before + distance.abs()
+            missed = stride > before + empty
+            size = empty.div_(march.t * pixel_mm)
             closer = (size < march.near) & ~missed
             march.near = torch.where(closer, size, march.near)
             march.near_t = torch.where(closer, march.t, march.near_t)
             forward = torch.where(distance > before, 2.0 * distance, distance)
             stride = torch.where(missed, before - stride, forward)
-            before = torch.where(missed, FAR_MM, distance)
+            before = distance.masked_fill(missed, FAR_MM)
             march.t = (march.t + stride).clamp_(1.0, FAR_MM)
         if round_ == len(_STEPS) - 1:
             yield march.select((march.near < 1).any(1).nonzero()[:, 0])
@@ -251,6 +274,7 @@ def _run(march: _March, prop: Prop | None, pixel_mm: float) -> Iterator[_March]:
             if not len(rest):
                 return
             march, before, stride = march.select(rest), before[rest], stride[rest]
+            held = held.frames(rest) if held is not None else None
 
 
 def _surface(march: _March, table: Table, prop: Prop | None, camera: Camera) -> Hits:
@@ -258,8 +282,8 @@ def _surface(march: _March, table: Table, prop: Prop | None, camera: Camera) -> 
     march.t = march.near_t
     point = march.direction * march.t[:, None]
     distance, h, reach = _cone_distances(march)
-    weight, sums = _group_sums(distance, march.inverse_k, march.member)
-    fields = sums.clamp_min(1e-36).log() * sums.new_tensor(SMOOTHING_MM)[:, None]
+    weight, sums = _group_sums(march, distance)
+    fields = sums.log_().mul_(march.smoothing)
     best = fields.amax(1)
     weight.mul_(torch.bmm(march.member.transpose(1, 2), (fields == best[:, None]).to(weight.dtype)))
     weight.div_(weight.sum(1, keepdim=True).clamp_min_(1e-36))
@@ -282,8 +306,9 @@ def _surface(march: _March, table: Table, prop: Prop | None, camera: Camera) -> 
 
     is_prop = torch.zeros_like(best, dtype=torch.bool)
     if prop is not None and march.held:
-        is_prop = prop_distance(prop, march.frame, point) < -best
-        normal = torch.where(is_prop[:, None], prop_normal(prop, march.frame, point), normal)
+        held = prop.frames(march.frame)
+        is_prop = prop_distance(held, point) < -best
+        normal = torch.where(is_prop[:, None], prop_normal(held, point), normal)
     normal = _unit(normal)
     # At the silhouette the nearest point may face away by a rounding error: turn it to the rim.
     facing = (normal * march.direction).sum(1, keepdim=True)
@@ -306,9 +331,10 @@ def _collect(march: _March, camera: Camera, coverage: Tensor, numbers: Tensor, i
     tile = march.tile[pixel // TILE**2]
     row = tile // columns * TILE + pixel % TILE**2 // TILE
     column = tile % columns * TILE + pixel % TILE
-    inside = (row < camera.height) & (column < camera.width)
     if camera.height % TILE or camera.width % TILE:
-        pixel, row, column = pixel[inside], row[inside], column[inside]
+        inside = (row < camera.height) & (column < camera.width)
+        kept = inside.nonzero()[:, 0]
+        pixel, row, column = pixel[kept], row[kept], column[kept]
     point, normal, dorsal, along = numbers.transpose(0, 1).reshape(10, -1)[:, pixel].split((3, 3, 3, 1))
     return Hits(
         march.frame[pixel // TILE**2],
@@ -337,16 +363,17 @@ def tile_directions(camera: Camera, device: torch.device) -> Tensor:
     return rays.reshape(rows, TILE, columns, TILE, 3).permute(0, 2, 4, 1, 3).reshape(rows * columns, 3, TILE * TILE)
 
 
-def trace(cones: Cones, prop: Prop | None, camera: Camera, table: Table, directions: Tensor) -> Hits:
+def trace(
+    cones: Cones, prop: Prop | None, camera: Camera, table: Table, directions: Tensor, batching: Batching
+) -> Hits:
     """Everything the camera sees of the hand and the object in B frames.
 
     `directions` is `tile_directions(camera)`, `table` is `make_table(cones)`: both are shared with the shading.
     """
     hand, held = _reached_tiles(cones, prop, camera)
-    budget = 4096 if cones.start.device.type == "cpu" else 1 << 18  # CPU: what stays in cache
     parts = [
         _surface(part, table, prop, camera)
-        for march in _batches(table, hand, held, directions, budget)
+        for march in _batches(table, hand, held, directions, batching)
         for part in _run(march, prop, 1.0 / max(camera.fx, camera.fy))
     ]
     if not parts:

@@ -12,16 +12,17 @@ import os
 import shutil
 import threading
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import cv2
 import filelock
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from gesturepose.data.fpha import Root, Sequence, open_root
@@ -41,7 +42,9 @@ from gesturepose.geometry import FPHA_CAMERA, Camera
 from gesturepose.synthetic.layout import Entry, action_text, camera_text, skeleton_text, split_text, subject_text
 from gesturepose.synthetic.motion import joints_cam_mm
 from gesturepose.synthetic.plan import SCENARIOS, Size, plan
-from gesturepose.synthetic.renderer import render_video
+from gesturepose.synthetic.renderer import render_batches
+
+Device = Literal["cpu", "cuda"]
 
 NAME: Final = "synthetic"  # in camera.json
 MARK_FILE: Final = "generated.txt"  # a folder with it may be replaced by a new run
@@ -55,14 +58,23 @@ _FINGERPRINT_FILE: Final = "fingerprint.txt"  # of the unfinished folder alone
 _LOCK_FILE: Final = "lock"
 _JPEG_QUALITY: Final = 92
 _LEAST_WIDTH: Final = 64  # px
+_MOST_ON_GPU: Final = 8  # processes: each holds a context and a batch in the GPU's memory
 
 
 def write_root(
-    out: Path, *, size: Size, image_width: int, seed: int, workers: int, annotations_only: bool = False
+    out: Path,
+    *,
+    size: Size,
+    image_width: int,
+    seed: int,
+    workers: int,
+    device: Device = "cpu",
+    annotations_only: bool = False,
 ) -> None:
     """Write a whole synthetic root of one of the sizes of `plan`, with FPHA's camera at another resolution.
 
-    The result depends on size, image_width and seed alone, not on `workers`. Raises InputError where `out` holds
+    The result depends on size, image_width, seed and, in the pictures' last bits, the device, not on `workers`, the
+    number of processes (on a GPU at most 8). Raises InputError where the device is not there, where `out` holds
     anything but an earlier result, and where it cannot be written; nothing then stands in its place.
     """
     camera = _scaled(FPHA_CAMERA, image_width)
@@ -70,7 +82,7 @@ def write_root(
     for video in plan(size, seed):
         entries.append(Entry(video.key, video.gesture, video.split, video.frames, video.scenario, video.seed))
         skeletons[video.key] = skeleton_text(camera.cam_to_world(joints_cam_mm(video))).encode()
-    _write(out, NAME, camera, tuple(entries), skeletons, workers, pictures=not annotations_only)
+    _write(out, NAME, camera, tuple(entries), skeletons, device, workers, pictures=not annotations_only)
 
 
 def render_root(
@@ -80,6 +92,7 @@ def render_root(
     image_width: int | None,
     seed: int,
     workers: int,
+    device: Device = "cpu",
     subjects: Iterable[int] = (),
     actions: Iterable[str] = (),
     limit: int | None = None,
@@ -107,7 +120,7 @@ def render_root(
         gesture, scenario = renumbered[sequence.gesture], own_seed % SCENARIOS
         split = "train" if sequence.split == "train" else "test"
         entries.append(Entry(sequence.key, gesture, split, len(joints_world_mm), scenario, own_seed))  # type: ignore[arg-type]
-    _write(out, f"{source.name}, rendered", camera, tuple(entries), skeletons, workers, pictures=True)
+    _write(out, f"{source.name}, rendered", camera, tuple(entries), skeletons, device, workers, pictures=True)
 
 
 def _scaled(camera: Camera, image_width: int) -> Camera:
@@ -152,6 +165,7 @@ def _write(
     camera: Camera,
     entries: tuple[Entry, ...],
     skeletons: dict[str, bytes],
+    device: Device,
     workers: int,
     *,
     pictures: bool,
@@ -159,6 +173,8 @@ def _write(
     """`skeletons`: the content of each entry's skeleton.txt, by key."""
     if workers < 1:
         raise InputError(f"workers is {workers}; expected at least 1")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device is cuda, but no CUDA device is there", hint="Use cpu.")
     out = Path(out).resolve()
     _check_replaceable(out)
     files = _files(name, camera, entries, skeletons)
@@ -166,12 +182,12 @@ def _write(
     try:
         unfinished.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(unfinished / _LOCK_FILE, timeout=0):
-            _start_or_resume(unfinished, _fingerprint(files, entries, pictures))
+            _start_or_resume(unfinished, _fingerprint(files, entries, device, pictures))
             for path, content in files.items():
                 (unfinished / path).parent.mkdir(parents=True, exist_ok=True)
                 (unfinished / path).write_bytes(content)
             if pictures:
-                _render_all(unfinished, camera, entries, workers)
+                _render_all(unfinished, camera, entries, device, workers)
             _move(unfinished, out)
     except filelock.Timeout:
         raise InputError("another process is writing this root", file=out, hint="Wait until it is done.") from None
@@ -208,9 +224,10 @@ def _check_replaceable(out: Path) -> None:
         raise InputError(message, file=out, hint="Name a new folder, or remove this one.")
 
 
-def _fingerprint(files: dict[str, bytes], entries: tuple[Entry, ...], pictures: bool) -> str:
-    """Of all that the pictures depend on: annotations, camera, seeds, and the code that draws them."""
-    digest = hashlib.sha256(repr((entries, pictures, _JPEG_QUALITY, torch.__version__, cv2.__version__)).encode())
+def _fingerprint(files: dict[str, bytes], entries: tuple[Entry, ...], device: Device, pictures: bool) -> str:
+    """Of all that the pictures depend on: annotations, camera, seeds, device, and the code that draws them."""
+    versions = torch.__version__, cv2.__version__
+    digest = hashlib.sha256(repr((entries, device, pictures, _JPEG_QUALITY, versions)).encode())
     sources = {path.name: path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))}
     for path, content in (files | sources).items():
         digest.update(f"{path} {len(content)}\n".encode())
@@ -245,24 +262,31 @@ def _move(unfinished: Path, out: Path) -> None:
 # Pictures
 
 
-def _render_all(root: Path, camera: Camera, entries: tuple[Entry, ...], workers: int) -> None:
-    """Render what is not there yet, longest videos first, in spawned processes: OpenCV and PyTorch do not fork well."""
+def _render_all(root: Path, camera: Camera, entries: tuple[Entry, ...], device: Device, workers: int) -> None:
+    """Render what is not there yet, longest videos first, in spawned processes: OpenCV and PyTorch do not fork well.
+
+    On a GPU, too, several processes share the work: while one paints a background or waits for its kernels to start,
+    another one's run.
+    """
     todo = sorted((e for e in entries if not frame_folder(root, e.key).exists()), key=lambda e: (-e.frames, e.key))
     if not todo:
         return
+    processes = min(workers, len(todo), _MOST_ON_GPU if device == "cuda" else workers)
     context = multiprocessing.get_context("spawn")
+    few = "give fewer workers or a smaller image_width."
     with (
-        ProcessPoolExecutor(min(workers, len(todo)), mp_context=context, initializer=_start_worker) as pool,
+        ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker) as pool,
         tqdm(total=sum(entry.frames for entry in todo), unit="frame", desc="rendering", smoothing=0.05) as bar,
     ):
-        running = {pool.submit(_render_one, root, camera, entry): entry for entry in todo}
+        running = {pool.submit(_render_one, root, camera, entry, device): entry for entry in todo}
         try:
             for done in as_completed(running):
                 done.result()
                 bar.update(running[done].frames)
         except BrokenProcessPool:
-            hint = "Most often memory ran out: give fewer workers or a smaller image_width."
-            raise InputError("a rendering process was killed", hint=hint) from None
+            raise InputError("a rendering process was killed", hint=f"Most often memory ran out: {few}") from None
+        except torch.cuda.OutOfMemoryError:
+            raise InputError("the GPU's memory ran out", hint=few.capitalize()) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -270,6 +294,7 @@ def _render_all(root: Path, camera: Camera, entries: tuple[Entry, ...], workers:
 def _start_worker() -> None:
     """Sums on several threads may differ in their last bit; the processes are parallel already."""
     torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("highest")  # TF32, which an environment may turn on, is too coarse for places
     cv2.setNumThreads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -282,18 +307,32 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _render_one(root: Path, camera: Camera, entry: Entry) -> None:
-    """One video's folder, complete or not there."""
+def _render_one(root: Path, camera: Camera, entry: Entry, device: Device) -> None:
+    """One video's folder, complete or not there. A batch is encoded while the next one is rendered."""
     joints_world_mm = read_skeleton(root / ANNOTATION_FOLDERS[0] / entry.key / "skeleton.txt")
-    video = render_video(camera.world_to_cam(joints_world_mm), camera, seed=entry.seed, scenario=entry.scenario)
+    joints_mm = camera.world_to_cam(joints_world_mm)
     folder = frame_folder(root, entry.key)
     partial = folder.with_name("color.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for frame, picture in enumerate(video):
-        bgr = np.ascontiguousarray(picture[..., ::-1])
+    frame = 0
+    earlier: Future[None] | None = None
+    with ThreadPoolExecutor(1) as encoder:
+        for pictures in render_batches(joints_mm, camera, seed=entry.seed, scenario=entry.scenario, device=device):
+            if earlier:
+                earlier.result()  # no more than one batch waits
+            earlier = encoder.submit(_encode, partial, frame, pictures)
+            frame += len(pictures)
+        if earlier:
+            earlier.result()
+    partial.replace(folder)
+
+
+def _encode(folder: Path, first: int, pictures: NDArray[np.uint8]) -> None:
+    """uint8 [B, H, W, 3] RGB → files of the frames from number `first` on."""
+    for frame, picture in enumerate(pictures, start=first):
+        bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
         good, jpeg = cv2.imencode(".jpeg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
         if not good:
-            raise RuntimeError(f"OpenCV could not encode frame {frame} of {entry.key}")
-        (partial / f"color_{frame:04d}.jpeg").write_bytes(jpeg.tobytes())
-    partial.replace(folder)
+            raise RuntimeError(f"OpenCV could not encode frame {frame} of {folder}")
+        (folder / f"color_{frame:04d}.jpeg").write_bytes(jpeg.tobytes())
