@@ -7,7 +7,8 @@ from pathlib import Path
 from gesturepose.data.clips import PreparedData
 from gesturepose.errors import exit_on_input_error
 from gesturepose.evaluation import evaluate_predictions, save_predictions, write_evaluation
-from gesturepose.experiment import load_network, predict_videos
+from gesturepose.experiment import load_network, predict_videos, uses_gpu
+from gesturepose.parallel import processes
 from gesturepose.params import load_params
 from gesturepose.tracking import stage_run
 
@@ -19,7 +20,10 @@ REPORT = Path("reports/evaluate")
 
 def main() -> None:
     params = load_params()
-    with stage_run("evaluate", params=params, sections=("runtime", "evaluate")) as run:
+    with (
+        processes(on_gpu=uses_gpu(params.runtime)) as world,
+        stage_run("evaluate", params=params, sections=("runtime", "evaluate"), world=world) as run,
+    ):
         data = PreparedData.open(PREPARED)
         run.log_dataset(data.name, data.fingerprint, PREPARED, context="test")
         predictions = predict_videos(
@@ -29,7 +33,10 @@ def main() -> None:
             params.runtime,
             segments=params.train.segments,
             clips_per_batch=params.evaluate.clips_per_batch,
+            world=world,
         )
+        if not world.leads:
+            return
         evaluation = evaluate_predictions(predictions, data, params.evaluate)
         save_predictions(predictions, PREDICTIONS)
         write_evaluation(evaluation, REPORT)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gesturepose.checkpoint import save_weights, write_atomically
 from gesturepose.data.clips import PreparedData
 from gesturepose.errors import exit_on_input_error
-from gesturepose.experiment import finetuning, fit, history_table, load_trunk
+from gesturepose.experiment import finetuning, load_trunk, uses_gpu
+from gesturepose.parallel import processes
 from gesturepose.params import load_params
+from gesturepose.stages import run_training
 from gesturepose.tracking import stage_run
 
 PREPARED = Path("data/prepared")
@@ -20,19 +21,21 @@ HISTORY = Path("reports/finetune/history.csv")
 def main() -> None:
     params = load_params()
     sections = ("network", "augment", "runtime", "finetune")
-    with stage_run("finetune", params=params, sections=sections, resume=True) as run:
+    with (
+        processes(on_gpu=uses_gpu(params.runtime)) as world,
+        stage_run("finetune", params=params, sections=sections, resume=True, world=world) as run,
+    ):
         data = PreparedData.open(PREPARED)
         run.log_dataset(data.name, data.fingerprint, PREPARED, context="training")
         trunk = load_trunk(params.network, BACKBONE)
-        training = finetuning(params, data, trunk)
-        for epoch in fit(training, run.checkpoint):
-            print(epoch, flush=True)
-            run.log_metrics(epoch.metrics, step=epoch.number)
-        save_weights(WEIGHTS, trunk.state_dict(), {"backbone": params.network.backbone})
-        table = history_table(training.history).round(6)
-        write_atomically(HISTORY, table.to_csv(index=False, lineterminator="\n").encode())
-        run.log_artifact(HISTORY)
-        run.drop_checkpoint()
+        run_training(
+            finetuning(params, data, trunk, world),
+            run,
+            weights=WEIGHTS,
+            state=trunk.state_dict,
+            header={"backbone": params.network.backbone},
+            history=HISTORY,
+        )
 
 
 if __name__ == "__main__":

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gesturepose.checkpoint import save_weights, write_atomically
 from gesturepose.data.clips import PreparedData
 from gesturepose.errors import exit_on_input_error
-from gesturepose.experiment import collaborative_training, fit, history_table, load_trunk, network_header
+from gesturepose.experiment import collaborative_training, load_trunk, network_header, uses_gpu
+from gesturepose.parallel import processes
 from gesturepose.params import load_params
+from gesturepose.stages import run_training
 from gesturepose.tracking import stage_run
 
 PREPARED = Path("data/prepared")
@@ -20,18 +21,21 @@ HISTORY = Path("reports/train/history.csv")
 def main() -> None:
     params = load_params()
     sections = ("network", "loss", "augment", "runtime", "train")
-    with stage_run("train", params=params, sections=sections, resume=True) as run:
+    with (
+        processes(on_gpu=uses_gpu(params.runtime)) as world,
+        stage_run("train", params=params, sections=sections, resume=True, world=world) as run,
+    ):
         data = PreparedData.open(PREPARED)
         run.log_dataset(data.name, data.fingerprint, PREPARED, context="training")
-        training = collaborative_training(params, data, load_trunk(params.network, FINETUNED))
-        for epoch in fit(training, run.checkpoint):
-            print(epoch, flush=True)
-            run.log_metrics(epoch.metrics, step=epoch.number)
-        save_weights(WEIGHTS, training.weights(), network_header(params.network, data))
-        table = history_table(training.history).round(6)
-        write_atomically(HISTORY, table.to_csv(index=False, lineterminator="\n").encode())
-        run.log_artifact(HISTORY)
-        run.drop_checkpoint()
+        training = collaborative_training(params, data, load_trunk(params.network, FINETUNED), world)
+        run_training(
+            training,
+            run,
+            weights=WEIGHTS,
+            state=training.weights,
+            header=network_header(params.network, data),
+            history=HISTORY,
+        )
 
 
 if __name__ == "__main__":

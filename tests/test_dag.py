@@ -185,3 +185,22 @@ def test_a_changed_loss_weight_trains_again_and_prepares_nothing(reproduced):
     folder, _ = reproduced
     edit(folder / "params.yaml", "gesture: 0.001", "gesture: 0.002")
     assert stages_run(run("dvc", "repro", "dvc.yaml", cwd=folder)) == ["train", "evaluate", "report"]
+
+
+def test_two_processes_train_as_one_and_log_once(reproduced):
+    """`runtime.launcher` with torchrun: the stages run again, in one MLflow run each."""
+    folder, _ = reproduced
+    before = json.loads((folder / "reports/evaluate/metrics.json").read_text())
+    edit(folder / "params.yaml", "launcher: python ", "launcher: torchrun --standalone --nproc-per-node=2 ")
+    assert stages_run(run("dvc", "repro", "dvc.yaml", cwd=folder)) == ["finetune", "train", "evaluate", "report"]
+    after = json.loads((folder / "reports/evaluate/metrics.json").read_text())
+    assert after["data"] == before["data"]
+    client = MlflowClient(f"sqlite:///{folder}/.gesturepose/mlflow.db")
+    experiment = client.get_experiment_by_name("gesturepose")
+    newest = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"], max_results=5)
+    stages = sorted(
+        found.data.tags["gesturepose.stage"] for found in newest if "gesturepose.dvc.stage" in found.data.tags
+    )
+    assert stages == ["evaluate", "finetune", "report", "train"]
+    assert {found.info.status for found in newest} == {"FINISHED"}
+    assert not list((folder / ".gesturepose/checkpoints").glob("*"))

@@ -1,13 +1,13 @@
-"""The gesture sub-network: the shortcut equals the literal module, and the laws of Sec. 3.2."""
+"""The gesture sub-network: the shortcut equals the plain module, and the laws of Sec. 3.2."""
 
 import itertools
 
 import pytest
 import torch
 
+from gesturepose.bench.plain import plain_relation
 from gesturepose.models.gesture import MultiOrderRelation, motion_magnitudes, slow_fast_weights
 from gesturepose.params import STREAMS
-from literal_gesture import literal_relation
 
 PARTS = ((2,), (3, 4), (0, 1, 5, 6))  # 7 joints
 B, T, J, C, H, W, A = 2, 5, 7, 3, 4, 6, 13
@@ -31,6 +31,12 @@ def features(clips=B, frames=T):
     return torch.randn(clips, frames, J, C, H, W, dtype=torch.float64)
 
 
+def relate(module, zero_order, valid):
+    """𝒢 [B, T, J, C, H, W], built of the mix of joints that the module gives, and the logits."""
+    mix, logits = module(zero_order, valid)
+    return torch.einsum("btij,btjchw->btichw", mix, zero_order), logits
+
+
 def results_and_gradients(call, module, zero_order):
     module.zero_grad()
     leaf = zero_order.clone().requires_grad_()
@@ -41,9 +47,9 @@ def results_and_gradients(call, module, zero_order):
     return maps.detach(), logits.detach(), leaf.grad, gradients
 
 
-def assert_equal_to_literal(module, zero_order, valid):
-    fast = results_and_gradients(lambda x: module(x, valid), module, zero_order)
-    plain = results_and_gradients(lambda x: literal_relation(module, x, valid, PARTS), module, zero_order)
+def assert_equal_to_plain(module, zero_order, valid):
+    fast = results_and_gradients(lambda x: relate(module, x, valid), module, zero_order)
+    plain = results_and_gradients(lambda x: plain_relation(module, x, valid), module, zero_order)
     for ours, reference in zip(fast[:3], plain[:3], strict=True):
         torch.testing.assert_close(ours, reference, rtol=1e-10, atol=1e-10)
     for name, gradient in plain[3].items():
@@ -51,29 +57,29 @@ def assert_equal_to_literal(module, zero_order, valid):
 
 
 @pytest.mark.parametrize("streams", SUBSETS, ids="+".join)
-def test_shortcut_equals_literal_for_every_subset(streams):
-    assert_equal_to_literal(build(streams), features(), torch.ones(B, T, dtype=torch.bool))
+def test_shortcut_equals_plain_for_every_subset(streams):
+    assert_equal_to_plain(build(streams), features(), torch.ones(B, T, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("detach", [True, False])
 @pytest.mark.parametrize("multi_scale", [True, False])
-def test_shortcut_equals_literal_with_missing_frames(detach, multi_scale):
+def test_shortcut_equals_plain_with_missing_frames(detach, multi_scale):
     valid = torch.tensor([[True, True, False, True, True], [True, True, True, True, False]])
-    assert_equal_to_literal(build(multi_scale=multi_scale, detach=detach), features(), valid)
+    assert_equal_to_plain(build(multi_scale=multi_scale, detach=detach), features(), valid)
 
 
-def test_shortcut_equals_literal_on_repeated_frames_and_equal_motion():
+def test_shortcut_equals_plain_on_repeated_frames_and_equal_motion():
     zero_order = features()
     zero_order[0, 2] = zero_order[0, 1]  # a repeated frame: FD = 0 for every joint
     step = torch.randn(1, C, H, W, dtype=torch.float64)
     for t in range(1, T):
         zero_order[1, t] = zero_order[1, t - 1] + step  # all joints move alike, without acceleration
-    assert_equal_to_literal(build(), zero_order, torch.ones(B, T, dtype=torch.bool))
+    assert_equal_to_plain(build(), zero_order, torch.ones(B, T, dtype=torch.bool))
 
 
 def test_repeated_frames_leave_no_nan_when_the_weights_are_not_detached():
     zero_order = torch.zeros(1, T, J, C, H, W, dtype=torch.float64, requires_grad=True)
-    maps, logits = build(detach=False)(zero_order, torch.ones(1, T, dtype=torch.bool))
+    maps, logits = relate(build(detach=False), zero_order, torch.ones(1, T, dtype=torch.bool))
     (maps.sum() + logits.sum()).backward()
     assert torch.isfinite(zero_order.grad).all() and torch.isfinite(logits).all()
 
@@ -104,10 +110,10 @@ def test_ends_repeat_the_difference():
 @pytest.mark.parametrize("multi_scale", [True, False])
 def test_padding_changes_nothing(multi_scale):
     module, zero_order = build(multi_scale=multi_scale), features()
-    maps, logits = module(zero_order, torch.ones(B, T, dtype=torch.bool))
+    maps, logits = relate(module, zero_order, torch.ones(B, T, dtype=torch.bool))
     padded = torch.cat([zero_order, torch.randn(B, 3, J, C, H, W, dtype=torch.float64)], dim=1)
     valid = (torch.arange(T + 3) < T).expand(B, -1)
-    padded_maps, padded_logits = module(padded, valid)
+    padded_maps, padded_logits = relate(module, padded, valid)
     torch.testing.assert_close(padded_logits, logits, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(padded_maps[:, :T], maps, rtol=1e-12, atol=1e-12)
 
@@ -115,9 +121,9 @@ def test_padding_changes_nothing(multi_scale):
 def test_batched_equals_single():
     module, zero_order = build(), features()
     valid = torch.tensor([[True] * T, [True] * (T - 1) + [False]])
-    maps, logits = module(zero_order, valid)
+    maps, logits = relate(module, zero_order, valid)
     for b in range(B):
-        single_maps, single_logits = module(zero_order[b : b + 1], valid[b : b + 1])
+        single_maps, single_logits = relate(module, zero_order[b : b + 1], valid[b : b + 1])
         torch.testing.assert_close(maps[b : b + 1], single_maps)
         torch.testing.assert_close(logits[b : b + 1], single_logits)
 

@@ -96,23 +96,6 @@ def test_poses_of_a_frame_depend_on_the_clip_only_through_later_iterations(param
         assert leaf.grad[:, 0].any() and bool(leaf.grad[:, 2].any()) == reaches
 
 
-def test_the_depth_bias_is_the_tiled_depth(params):
-    """𝒫 by the paper's words: depths repeated over H×W, concatenated, mapped by a 1×1."""
-    pose = (
-        build_network(params.network, build_trunk(params.network), gestures=A, image_size=S).iterations[0].pose.eval()
-    )
-    channels = JOINTS * params.network.channels
-    features, joint_maps = torch.randn(2, channels, 8, 8), torch.randn(2, channels, 8, 8)
-    with torch.no_grad():
-        heatmaps, depth, pose_maps = pose(features, joint_maps)
-        tiled = depth[:, :, None, None].expand(-1, -1, 8, 8)
-        weight = torch.cat([pose.to_pose_maps.weight, pose.depth_to_pose_maps.weight[:, :, None, None]], dim=1)
-        literal = torch.nn.functional.conv2d(
-            torch.cat([heatmaps, joint_maps, tiled], dim=1), weight, pose.to_pose_maps.bias
-        )
-    torch.testing.assert_close(pose_maps, literal, rtol=1e-4, atol=1e-5)
-
-
 def test_heatmap_network_shares_its_trunk(params):
     trunk = initial_trunk(params.network, seed=0)
     heatmaps = build_heatmap_network(params.network, trunk)(*video())

@@ -18,11 +18,12 @@ from gesturepose.errors import InputError
 from gesturepose.geometry import back_project, crop_to_image
 from gesturepose.heatmaps import decode_heatmaps, heatmap_to_crop
 from gesturepose.losses import Losses
+from gesturepose.parallel import ALONE, World
 from gesturepose.params import HEATMAP_STRIDE
 from gesturepose.skeleton import JOINTS, WRIST
 from gesturepose.structures import DEPTH_UNIT_MM, ClipBatch, IterationOutput, Predictions
 
-Criterion = Callable[[Any, ClipBatch], Losses]
+Criterion = Callable[[Any, ClipBatch, World], Losses]
 LOSS_NAMES = ("loss", "loss_heatmap", "loss_depth", "loss_gesture")
 
 
@@ -36,30 +37,60 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class Execution:
-    """Where and in which precision a network runs."""
+    """Where, in which precision and beside which other processes a network runs, and whether it is compiled."""
 
     device: torch.device
     precision: torch.dtype
+    compiled: bool = False
+    world: World = ALONE
 
     def autocast(self) -> torch.autocast:
-        enabled = self.precision != torch.float32
-        return torch.autocast(self.device.type, dtype=self.precision, enabled=enabled)
+        enabled = self.precision == torch.bfloat16
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function` as one program for each shape it meets, on a GPU one CUDA graph; unchanged unless `compiled`."""
+        if not self.compiled:
+            return function
+        mode = "reduce-overhead" if self.device.type == "cuda" else None
+        return torch.compile(function, dynamic=False, mode=mode)
+
+    def bar(self, batches: Batches, title: str) -> tqdm[ClipBatch]:
+        """A progress bar over `batches`, in the leading process of a terminal."""
+        return tqdm(batches, desc=title, unit="batch", leave=False, disable=None if self.world.leads else True)
 
 
 @dataclass
 class LossMeans:
     """Means of the losses over clips."""
 
-    clips: int = 0
-    sums: Tensor = field(default_factory=lambda: torch.zeros(len(LOSS_NAMES), dtype=torch.float64))
+    rows: list[Tensor] = field(default_factory=list)  # for each batch the losses times its clips, and its clips
 
     def add(self, losses: Losses, clips: int) -> None:
-        values = torch.stack([losses.total, losses.heatmap, losses.depth, losses.gesture])
-        self.sums = self.sums.to(values.device) + values.detach().double() * clips
-        self.clips += clips
+        values = torch.stack([losses.total, losses.heatmap, losses.depth, losses.gesture]).detach().double()
+        self.rows.append(torch.cat([values, values.new_ones(1)]) * clips)
 
-    def means(self) -> dict[str, float]:
-        return dict(zip(LOSS_NAMES, (self.sums / max(self.clips, 1)).tolist(), strict=True))
+    def means(self, world: World) -> dict[str, float]:
+        """Over all processes' batches, which the processes took in turn: summed up in the order of the batches."""
+        width = len(LOSS_NAMES) + 1
+        own = torch.stack(self.rows) if self.rows else torch.zeros(0, width, dtype=torch.float64)
+        count = int(world.sum(torch.tensor(len(own))))
+        table = own.new_zeros(count, width)
+        table[world.rank :: world.size] = own
+        totals = world.sum(table).sum(dim=0)
+        return dict(zip(LOSS_NAMES, (totals[:-1] / totals[-1].clamp(min=1)).tolist(), strict=True))
+
+
+def losses_of(network: nn.Module, criterion: Criterion, batch: ClipBatch, execution: Execution) -> Losses:
+    """Forward and criterion, of this process's part of a batch."""
+    with execution.autocast():
+        return criterion(network(batch.video, batch.frame_valid), batch, execution.world)
+
+
+def outputs_of(network: nn.Module, batch: ClipBatch, execution: Execution) -> Any:
+    """Forward alone."""
+    with execution.autocast():
+        return network(batch.video, batch.frame_valid)
 
 
 def train_epoch(
@@ -78,16 +109,17 @@ def train_epoch(
         InputError: the loss is no longer finite.
     """
     network.train()
+    forward = execution.compile(losses_of)
     means = LossMeans()
-    for batch in tqdm(batches, desc=title, unit="batch", leave=False, disable=None):
+    for batch in execution.bar(batches, title):
         moved = augment(batch.to(execution.device))
-        with execution.autocast():
-            losses = criterion(network(moved.video, moved.frame_valid), moved)
+        torch.compiler.cudagraph_mark_step_begin()
+        losses = forward(network, criterion, moved, execution)
         optimiser.zero_grad(set_to_none=True)
         losses.total.backward()
         optimiser.step()
         means.add(losses, len(moved.gesture))
-    result = means.means()
+    result = means.means(execution.world)
     if not np.isfinite(result["loss"]):
         raise InputError(
             f"{title}: the loss is {result['loss']}",
@@ -98,60 +130,68 @@ def train_epoch(
 
 @torch.inference_mode()
 def infer(network: nn.Module, batches: Batches, execution: Execution, *, title: str) -> Iterator[tuple[ClipBatch, Any]]:
-    """The network's outputs, batch after batch, in evaluation mode."""
+    """The network's outputs, batch after batch, in evaluation mode; to be used up before the next is asked for."""
     network.eval()
-    for batch in tqdm(batches, desc=title, unit="batch", leave=False, disable=None):
+    forward = execution.compile(outputs_of)
+    for batch in execution.bar(batches, title):
         moved = batch.to(execution.device)
-        with execution.autocast():
-            yield moved, network(moved.video, moved.frame_valid)
+        torch.compiler.cudagraph_mark_step_begin()
+        yield moved, forward(network, moved, execution)
 
 
 def predict(
-    outputs: Iterable[tuple[ClipBatch, Sequence[IterationOutput]]], data: PreparedData, videos: Sequence[Video]
+    outputs: Iterable[tuple[ClipBatch, Sequence[IterationOutput]]],
+    data: PreparedData,
+    videos: Sequence[Video],
+    world: World = ALONE,
 ) -> Predictions:
     """Gather the last iteration's outputs over all clips of `videos` (see `clips.evaluation_loader`).
 
     Heatmap peaks go crop → image → camera, with the true wrist depth; a video's logits are the mean of its clips'.
-    Frames that could not be read keep NaN.
+    Frames that could not be read keep NaN. Among several processes each has all of the result.
     """
-    positions = {video.key: position for position, video in enumerate(data.videos)}
+    if not videos:
+        raise InputError("there is no video to predict")
     lengths = np.array([video.frames for video in videos], dtype=np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    row_of_video = np.full(len(data.videos), -1, dtype=np.int64)  # prepared video → its first row here
-    place_of_video = np.full(len(data.videos), -1, dtype=np.int64)  # prepared video → its place in `videos`
-    for place, video in enumerate(videos):
-        row_of_video[positions[video.key]] = offsets[place]
-        place_of_video[positions[video.key]] = place
-
     frames = int(offsets[-1])
-    uv_crop_px = np.full((frames, JOINTS, 2), np.nan, dtype=np.float32)
-    depth_rel_mm = np.full((frames, JOINTS), np.nan, dtype=np.float32)
-    frame_valid = np.zeros(frames, dtype=np.bool_)
-    logits_sum: np.ndarray | None = None
-    clip_count = np.zeros(len(videos), dtype=np.int64)
+    positions = {video.key: position for position, video in enumerate(data.videos)}
+    place_of_video = np.full(len(data.videos), -1, dtype=np.int64)  # prepared video → its place in `videos`
+    place_of_video[[positions[video.key] for video in videos]] = np.arange(len(videos))
+
+    uv_crop_px = np.zeros((frames, JOINTS, 2), dtype=np.float32)
+    depth_rel_mm = np.zeros((frames, JOINTS), dtype=np.float32)
+    frame_seen = np.zeros(frames, dtype=np.int64)
+    # A clip of a test is known by its first frame's row (see `clips.test_clips`).
+    clip_logits = np.zeros((frames, len(data.gestures)), dtype=np.float64)
+    clip_seen = np.zeros(frames, dtype=np.int64)
     for batch, iterations in outputs:
         last = iterations[-1]
-        if logits_sum is None:
-            logits_sum = np.zeros((len(videos), last.logits.shape[1]), dtype=np.float64)
         valid = batch.frame_valid.cpu().numpy()
-        video_index = batch.video_index.cpu().numpy()
-        rows = (row_of_video[video_index][:, None] + batch.frame_index.cpu().numpy())[valid]
+        row = offsets[place_of_video[batch.video_index.cpu().numpy()]][:, None] + batch.frame_index.cpu().numpy()
         uv_crop = heatmap_to_crop(decode_heatmaps(last.heatmaps), HEATMAP_STRIDE)
-        uv_crop_px[rows] = uv_crop.cpu().numpy()[valid]
-        depth_rel_mm[rows] = last.depth_rel.float().cpu().numpy()[valid] * DEPTH_UNIT_MM
-        frame_valid[rows] = True
+        uv_crop_px[row[valid]] = uv_crop.cpu().numpy()[valid]
+        depth_rel_mm[row[valid]] = last.depth_rel.float().cpu().numpy()[valid] * DEPTH_UNIT_MM
+        frame_seen[row[valid]] = 1
         seen = valid.any(axis=1)
-        np.add.at(logits_sum, place_of_video[video_index[seen]], last.logits.double().cpu().numpy()[seen])
-        np.add.at(clip_count, place_of_video[video_index[seen]], 1)
-    if logits_sum is None:
-        raise InputError("there is no video to predict")
+        clip_logits[row[seen, 0]] = last.logits.double().cpu().numpy()[seen]
+        clip_seen[row[seen, 0]] = 1
+    # Each entry comes from one process and is zero in the others, so that the sum is exact.
+    for array in (uv_crop_px, depth_rel_mm, frame_seen, clip_logits, clip_seen):
+        array[...] = world.sum(torch.from_numpy(array)).numpy()
+    frame_valid = frame_seen.astype(np.bool_)
+    uv_crop_px[~frame_valid] = depth_rel_mm[~frame_valid] = np.nan
+    video_of_frame = np.repeat(np.arange(len(videos), dtype=np.int64), lengths)
+    logits = np.zeros((len(videos), len(data.gestures)), dtype=np.float64)
+    np.add.at(logits, video_of_frame, clip_logits)
+    clips = np.bincount(video_of_frame, weights=clip_seen, minlength=len(videos))
 
     source = np.concatenate([np.arange(video.start, video.start + video.frames) for video in videos])
     true_joints = data.joints_cam_mm[source]
     uv_px = crop_to_image(uv_crop_px, data.boxes[source][:, None], data.image_size)
     depth_mm = true_joints[:, WRIST : WRIST + 1, 2] + depth_rel_mm
     return Predictions(
-        video_of_frame=np.repeat(np.arange(len(videos), dtype=np.int64), lengths),
+        video_of_frame=video_of_frame,
         frame=np.concatenate([np.arange(length, dtype=np.int64) for length in lengths]),
         frame_valid=frame_valid,
         uv_px=uv_px.astype(np.float32),
@@ -161,7 +201,7 @@ def predict(
         keys=np.array([video.key for video in videos]),
         subject=np.array([video.subject for video in videos], dtype=np.int64),
         gesture=np.array([video.gesture for video in videos], dtype=np.int64),
-        logits=(logits_sum / np.maximum(clip_count, 1)[:, None]).astype(np.float32),
+        logits=(logits / np.maximum(clips, 1)[:, None]).astype(np.float32),
     )
 
 

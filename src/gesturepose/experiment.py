@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,12 +23,14 @@ from torch.optim import Optimizer
 from gesturepose.checkpoint import load_into, load_state, load_weights, save_state
 from gesturepose.data.augment import augment
 from gesturepose.data.clips import PreparedData, Video, evaluation_loader, training_loader
+from gesturepose.data.delivery import Prefetched, resident_pixels
 from gesturepose.engine import Criterion, Execution, LossMeans, infer, predict, quick_scores, train_epoch
 from gesturepose.errors import InputError
 from gesturepose.losses import CollaborativeCriterion, HeatmapCriterion
 from gesturepose.models.collaborative import CollaborativeNetwork, build_heatmap_network, build_network, build_trunk
 from gesturepose.models.trunk import Trunk
 from gesturepose.optim import LearningRate, build_optimiser
+from gesturepose.parallel import ALONE, World, replicated
 from gesturepose.params import AugmentSettings, FinetuneSettings, NetworkSettings, Params, RuntimeSettings
 from gesturepose.structures import Predictions
 
@@ -60,6 +63,8 @@ class Training:
     validation_videos: tuple[Video, ...]
     validation_clips_per_batch: int
     execution: Execution
+    replica: nn.Module  # `network`, as it is called in training beside other processes
+    pixels: Tensor | None  # the data's frames, where they are on a GPU
     optimiser: Optimizer
     learning_rate: LearningRate
     keep_best: bool
@@ -72,7 +77,7 @@ class Training:
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values; what a training draws at random depends on seed and epoch alone."""
         return {
-            "device": str(self.execution.device),
+            "device": self.execution.device.type,
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "learning_rate": self.learning_rate.state_dict(),
@@ -107,11 +112,15 @@ def fit(training: Training, checkpoint: Path | None = None) -> Iterator[Epoch]:
 
     With `checkpoint`, that file's state is taken up first and written after each epoch, before it is yielded. What is
     in it must belong to the very same computation: name it by a fingerprint.
+
+    Of several processes each yields the same epochs, and the leading one writes the checkpoint.
     """
+    world = training.execution.world
     if checkpoint is not None and (state := load_state(checkpoint)) is not None:
-        if state["device"] != str(training.execution.device):
+        device = training.execution.device.type
+        if state["device"] != device:
             raise InputError(
-                f"a state of a training on {state['device']}, but this one runs on {training.execution.device}",
+                f"a state of a training on {state['device']}, but this one runs on {device}",
                 file=checkpoint,
                 hint="Set runtime.device to go on with it, or delete the file to start anew.",
             )
@@ -119,6 +128,10 @@ def fit(training: Training, checkpoint: Path | None = None) -> Iterator[Epoch]:
         # An epoch may have been saved and not yet logged when the earlier process ended.
         for done in training.history:
             yield Epoch(int(done["epoch"]), {key: value for key, value in done.items() if key != "epoch"}, None, False)
+    if int(world.sum(torch.tensor(training.epochs_done))) != world.size * training.epochs_done:
+        raise InputError(
+            "the processes do not see the same checkpoint", file=checkpoint, hint="They need one shared file system."
+        )
     name = "train" if isinstance(training.network, CollaborativeNetwork) else "finetune"
     settings = training.settings
     while training.epochs_done < settings.epochs and not training.finished:
@@ -131,12 +144,14 @@ def fit(training: Training, checkpoint: Path | None = None) -> Iterator[Epoch]:
             clips_per_batch=settings.clips_per_batch,
             seed=settings.seed,
             epoch=number,
+            pixels=training.pixels,
+            world=world,
         )
         losses = train_epoch(
-            training.network,
+            training.replica,
             training.criterion,
             training.optimiser,
-            batches,
+            Prefetched(batches, training.execution.device),
             training.execution,
             augment=partial(augment, settings=training.augment, seed=settings.seed, epoch=number),
             title=f"{name} {number}/{settings.epochs}",
@@ -157,7 +172,7 @@ def fit(training: Training, checkpoint: Path | None = None) -> Iterator[Epoch]:
         training.finished = training.learning_rate.after_epoch(losses["loss"])
         training.epochs_done = number
         training.history.append({"epoch": number, **metrics})
-        if checkpoint is not None:
+        if checkpoint is not None and world.leads:
             save_state(checkpoint, training.state_dict())
         yield Epoch(number, metrics, value, is_best)
 
@@ -177,19 +192,21 @@ def history_table(history: list[dict[str, float]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def finetuning(params: Params, data: PreparedData, trunk: Trunk) -> Training:
+def finetuning(params: Params, data: PreparedData, trunk: Trunk, world: World = ALONE) -> Training:
     """The trunk with one 1×1 to heatmaps, under L2d alone, on the training videos with pose labels."""
     torch.manual_seed(params.finetune.seed)
     network = build_heatmap_network(params.network, trunk)
-    return _training(params, data, network, HeatmapCriterion(), params.finetune, keep_best=False)
+    return _training(params, data, network, HeatmapCriterion(), params.finetune, world, keep_best=False)
 
 
-def collaborative_training(params: Params, data: PreparedData, trunk: Trunk) -> Training:
+def collaborative_training(params: Params, data: PreparedData, trunk: Trunk, world: World = ALONE) -> Training:
     """The whole network, end to end, under Eq. 5."""
     torch.manual_seed(params.train.seed)
     network = build_network(params.network, trunk, gestures=len(data.gestures), image_size=data.image_size)
     keep_best = params.train.select == "best"
-    return _training(params, data, network, CollaborativeCriterion(params.loss), params.train, keep_best=keep_best)
+    return _training(
+        params, data, network, CollaborativeCriterion(params.loss), params.train, world, keep_best=keep_best
+    )
 
 
 def load_trunk(settings: NetworkSettings, path: Path) -> Trunk:
@@ -245,30 +262,58 @@ def predict_videos(
     *,
     segments: int,
     clips_per_batch: int,
+    world: World = ALONE,
 ) -> Predictions:
-    """Every frame of `videos` once, through the whole network."""
-    execution = prepare_execution(runtime)
+    """Every frame of `videos` once, through the whole network, by all processes of `world` together."""
+    execution = prepare_execution(runtime, world)
     _place(network, execution, runtime)
-    batches = evaluation_loader(data, videos, segments=segments, clips_per_batch=clips_per_batch)
-    return predict(infer(network, batches, execution, title="predict"), data, videos)
+    batches = evaluation_loader(data, videos, segments=segments, clips_per_batch=clips_per_batch, world=world)
+    ahead = Prefetched(batches, execution.device)
+    return predict(infer(network, ahead, execution, title="predict"), data, videos, world)
 
 
-def prepare_execution(runtime: RuntimeSettings) -> Execution:
-    """Set this process up as `runtime` says.
+def uses_gpu(runtime: RuntimeSettings) -> bool:
+    """Whether `runtime` comes out at a GPU on this machine.
 
     Raises:
         InputError: cuda is asked for and not there.
     """
-    if runtime.device == "cuda" and not torch.cuda.is_available():
+    there = torch.cuda.is_available()
+    if runtime.device == "cuda" and not there:
         raise InputError("runtime.device is cuda, but no CUDA device is there", hint="Use auto or cpu.")
-    on_gpu = runtime.device != "cpu" and torch.cuda.is_available()
+    return runtime.device != "cpu" and there
+
+
+def prepare_execution(runtime: RuntimeSettings, world: World = ALONE) -> Execution:
+    """Set this process up as `runtime` says, as one of `world`.
+
+    Raises:
+        InputError: what `runtime` asks for cannot be had here.
+    """
+    on_gpu = uses_gpu(runtime)
+    if runtime.precision == "tf32" and not on_gpu:
+        raise InputError("runtime.precision is tf32, which only GPUs have", hint="Use float32 or bfloat16.")
+    if runtime.compile and world.size > 1:
+        raise InputError(
+            f"runtime.compile is true, but {world.size} processes train together",
+            hint="Set it to false: what the processes exchange within a step is not compiled.",
+        )
+    if runtime.compile and shutil.which(os.environ.get("CXX", "g++")) is None:
+        raise InputError(
+            "runtime.compile is true, but there is no C++ compiler, which torch.compile needs",
+            hint="Install g++, name another in the variable CXX, or set runtime.compile to false.",
+        )
     torch.set_num_threads(runtime.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with a fixed workspace
     torch.use_deterministic_algorithms(runtime.deterministic)
+    # It would fill all new memory, for code that reads before it writes: 6 % of a step, and there is none here.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not runtime.deterministic
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # float32 means float32
-    precision = {"float32": torch.float32, "bfloat16": torch.bfloat16}[runtime.precision]
-    return Execution(torch.device("cuda" if on_gpu else "cpu"), precision)
+    # float32 means float32. Beside bf16, TF32 loses nothing: it holds bf16 values exactly, and sums in fp32.
+    allow_tf32 = runtime.precision != "float32"
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allow_tf32
+    precision = torch.bfloat16 if runtime.precision == "bfloat16" else torch.float32
+    return Execution(torch.device("cuda" if on_gpu else "cpu"), precision, compiled=runtime.compile, world=world)
 
 
 def _training(
@@ -277,10 +322,11 @@ def _training(
     network: nn.Module,
     criterion: Criterion,
     settings: FinetuneSettings,
+    world: World,
     *,
     keep_best: bool,
 ) -> Training:
-    execution = prepare_execution(params.runtime)
+    execution = prepare_execution(params.runtime, world)
     train_videos = data.split("train")
     if not train_videos:
         raise InputError("the prepared data has no training video", file=data.folder, hint="See data.protocol.")
@@ -291,6 +337,7 @@ def _training(
             hint="Set train.select to last, or data.validation higher.",
         )
     _place(network, execution, params.runtime)
+    replica = replicated(network, world, execution.device)
     optimiser = build_optimiser(network, settings)
     return Training(
         network=network,
@@ -302,6 +349,8 @@ def _training(
         validation_videos=data.split("validation"),
         validation_clips_per_batch=settings.clips_per_batch,
         execution=execution,
+        replica=replica,
+        pixels=resident_pixels(data, execution.device),
         optimiser=optimiser,
         learning_rate=LearningRate(optimiser, settings),
         keep_best=keep_best,
@@ -314,25 +363,31 @@ def _validate(training: Training, *, title: str) -> dict[str, float]:
         training.validation_videos,
         segments=training.settings.segments,
         clips_per_batch=training.validation_clips_per_batch,
+        pixels=training.pixels,
+        world=training.execution.world,
     )
     means = LossMeans()
 
     def outputs() -> Iterator[Any]:
-        for batch, output in infer(training.network, batches, training.execution, title=title):
-            means.add(training.criterion(output, batch), len(batch.gesture))
+        ahead = Prefetched(batches, training.execution.device)
+        for batch, output in infer(training.network, ahead, training.execution, title=title):
+            means.add(training.criterion(output, batch, ALONE), len(batch.gesture))  # each batch is of one process
             yield batch, output
 
+    world = training.execution.world
     if isinstance(training.network, CollaborativeNetwork):
-        predictions = predict(outputs(), training.data, training.validation_videos)
-        return means.means() | quick_scores(predictions)
+        predictions = predict(outputs(), training.data, training.validation_videos, world)
+        return means.means(world) | quick_scores(predictions)
     for _ in outputs():
         pass
-    return means.means()
+    return means.means(world)
 
 
 def _place(network: nn.Module, execution: Execution, runtime: RuntimeSettings) -> None:
     memory_format = torch.channels_last if runtime.channels_last else torch.contiguous_format
     network.to(execution.device).to(memory_format=memory_format)
+    if isinstance(network, CollaborativeNetwork):
+        network.checkpointed = runtime.checkpoint_iterations
 
 
 def _copy(network: nn.Module) -> dict[str, Tensor]:

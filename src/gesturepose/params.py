@@ -55,6 +55,7 @@ class GenerateSettings(_Section):
     size: Literal["test", "demo", "full"]
     image_width: Annotated[int, Field(ge=160, le=1920, multiple_of=16)]
     seed: Annotated[int, Field(ge=0)]
+    device: Literal["cpu", "cuda"]
 
 
 class PrepareSettings(_Section):
@@ -114,14 +115,23 @@ class AugmentSettings(_Section):
 
 
 class RuntimeSettings(_Section):
-    """Where and in which precision; all but `workers` change the weights' bits."""
+    """Where and in which precision; all but `workers` and `checkpoint_iterations` change the weights' bits."""
 
+    launcher: Annotated[str, Field(min_length=1)]
     device: Literal["auto", "cpu", "cuda"]
-    precision: Literal["float32", "bfloat16"]
+    precision: Literal["float32", "tf32", "bfloat16"]
     channels_last: bool
+    compile: bool
+    checkpoint_iterations: bool
     threads: Positive
     workers: Positive
     deterministic: bool
+
+    @model_validator(mode="after")
+    def _one_of_them_decides_what_is_computed_again(self) -> Self:
+        if self.compile and self.checkpoint_iterations:
+            raise ValueError("compile and checkpoint_iterations are both true; a compiled step has no checkpoints")
+        return self
 
 
 class FinetuneSettings(_Section):

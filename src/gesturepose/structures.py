@@ -33,6 +33,11 @@ class ClipBatch:
     def to(self, device: torch.device) -> ClipBatch:
         return ClipBatch(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
 
+    def pinned(self) -> ClipBatch:
+        """In page-locked memory, from which a GPU copies while the CPU goes on; what is on a GPU stays there."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return ClipBatch(**{name: x if x.is_cuda else x.pin_memory() for name, x in tensors.items()})
+
 
 @dataclass(frozen=True)
 class IterationOutput:
@@ -58,3 +63,8 @@ class Predictions:
     subject: NDArray[np.int64]  # [V]
     gesture: NDArray[np.int64]  # [V] true class
     logits: NDArray[np.float32]  # [V, A], mean over the video's clips
+
+
+def precise(values: Tensor) -> Tensor:
+    """At least fp32: what is squared, summed over pixels or normalised does not live in bf16."""
+    return values if values.dtype == torch.float64 else values.float()

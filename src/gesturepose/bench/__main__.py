@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated, Final
@@ -11,15 +12,40 @@ from typing import Annotated, Final
 import typer
 from tqdm import tqdm
 
-from gesturepose.bench import network, pipeline, recordings, rendering
+from gesturepose.bench import cuda, epochs, growth, inference, paper, pipeline, recordings, rendering, steps
 from gesturepose.bench.machine import describe
+from gesturepose.bench.measure import Section
 from gesturepose.bench.table import Table, markdown, write_table
-from gesturepose.bench.workplace import Case, Workplace
+from gesturepose.bench.workplace import Case, Workplace, switches_kept
 from gesturepose.errors import InputError, exit_on_input_error
 from gesturepose.params import load_params
 from gesturepose.provenance import git_state, project_root
 
-CASES: Final[tuple[Case, ...]] = (*recordings.CASES, *rendering.CASES, *network.CASES, *pipeline.CASES)
+CASES: Final[tuple[Case, ...]] = (
+    *recordings.CASES,
+    *rendering.CASES,
+    *steps.CASES,
+    *growth.CASES,
+    *paper.CASES,
+    *inference.CASES,
+    *epochs.CASES,
+    *pipeline.CASES,
+    *cuda.CASES,
+)
+SECTIONS: Final[tuple[Section, ...]] = (
+    recordings.RECORDINGS,
+    rendering.RENDERER,
+    steps.STEP,
+    steps.SETTINGS,
+    growth.GRID,
+    growth.GROWTH,
+    paper.PAPER,
+    inference.INFERENCE,
+    epochs.LOADING,
+    epochs.EPOCHS,
+    pipeline.PIPELINE,
+    cuda.GPU,
+)
 REPORT: Final = Path("reports/bench")
 
 
@@ -41,14 +67,18 @@ def measure(cases: tuple[Case, ...], repeats: int) -> Table:
     rows = []
     with (
         tempfile.TemporaryDirectory(prefix="gesturepose-bench-") as folder,
-        tqdm(total=len(cases) * (repeats + 1), unit="round") as progress,
+        tqdm(total=len(cases), unit="case", file=sys.stderr) as progress,
         contextlib.redirect_stderr(io.StringIO()),  # the bars of what is measured
     ):
-        workplace = Workplace(Path(folder), params, project, repeats, progress.update)
+        workplace = Workplace(Path(folder), params, project, repeats)
         for case in cases:
             progress.set_description(case.name)
-            rows += case.measure(workplace)
-    return Table(machine=machine, commit=git.commit, dirty=git.dirty, rows=rows)
+            with switches_kept():
+                rows += case.measure(workplace)
+            progress.update()
+    present = {entry.section for entry in rows}
+    sections = [section for section in SECTIONS if section.title in present]
+    return Table(machine=machine, commit=git.commit, dirty=git.dirty, sections=sections, rows=rows)
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -57,10 +87,12 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def bench(
     only: Annotated[str | None, typer.Option(help="only what has this in its name; printed, not written")] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="measurements of each row, beside the warm-up")] = 4,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="measurements of a row, beside the warm-up; fewer of a long one")
+    ] = 4,
     out: Annotated[Path | None, typer.Option(help=f"write here; without --only the default is {REPORT}")] = None,
 ) -> None:
-    """Measure the parts' speeds, each against its baseline in the same run."""
+    """Measure the parts' speed and memory, each against its baseline in the same run."""
     table = measure(select(only), repeats)
     folder = out or (None if only else REPORT)
     if folder is not None:

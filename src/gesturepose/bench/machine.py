@@ -13,6 +13,7 @@ import psutil
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from gesturepose.experiment import uses_gpu
 from gesturepose.params import RuntimeSettings
 
 # What decides about the speed of convolutions on a CPU, by the names Linux gives them.
@@ -35,7 +36,10 @@ class Machine(BaseModel):
     torch: str
     opencv: str
     numpy: str
-    device: str  # params.yaml's runtime section, resolved
+    device: str  # here and below params.yaml's runtime section, the device resolved
+    precision: str
+    channels_last: bool
+    compile: bool
     threads: int
     deterministic: bool
     load_before: float  # mean number of busy processes in the minute before; above 0.5 others disturb the figures
@@ -43,11 +47,10 @@ class Machine(BaseModel):
 
 def describe(runtime: RuntimeSettings) -> Machine:
     """This machine, as `runtime` uses it."""
-    on_gpu = runtime.device != "cpu" and torch.cuda.is_available()
     cpu, flags = _processor()
     return Machine(
         cpu=cpu,
-        cores=_usable_cores(),
+        cores=usable_cores(),
         cpu_features=[name for name in _FEATURES if name in flags],
         memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
         gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -56,14 +59,18 @@ def describe(runtime: RuntimeSettings) -> Machine:
         torch=torch.__version__,
         opencv=cv2.__version__,
         numpy=np.__version__,
-        device="cuda" if on_gpu else "cpu",
+        device="cuda" if uses_gpu(runtime) else "cpu",
+        precision=runtime.precision,
+        channels_last=runtime.channels_last,
+        compile=runtime.compile,
         threads=runtime.threads,
         deterministic=runtime.deterministic,
         load_before=round(psutil.getloadavg()[0], 2),
     )
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -9,11 +9,16 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from gesturepose.bench.measure import Row, row
+from gesturepose.bench.measure import Row, Section, Values, alternately, row
 from gesturepose.bench.workplace import Case, Workplace
 from gesturepose.errors import InputError
 from gesturepose.params import PARAMS_FILE, apply_profile
 
+PIPELINE: Final = Section(
+    title="Pipeline",
+    about="`dvc repro` where nothing is out of date, against a pipeline of one stage that does nothing: "
+    "DVC's own start.",
+)
 _REPRO: Final = ("dvc", "repro", "dvc.yaml")
 _NOTHING: Final = """\
 stages:
@@ -39,18 +44,19 @@ def _nothing_to_do(workplace: Workplace) -> list[Row]:
         identity = ("-c", "user.name=bench", "-c", "user.email=bench@localhost")
         _run("git", *identity, "commit", "-q", "-m", "start", folder=folder, workplace=workplace)
         _run(*_REPRO, folder=folder, workplace=workplace)
-    seconds = workplace.alternately(
+    seconds = alternately(
         {
             "project": lambda: _run(*_REPRO, folder=project, workplace=workplace),
             "empty": lambda: _run(*_REPRO, folder=empty, workplace=workplace),
-        }
+        },
+        workplace.repeats,
     )
     name = "dvc repro with nothing to do, test profile"
     beyond = [own - other for own, other in zip(seconds["project"], seconds["empty"], strict=True)]
-    return [
-        row(name, seconds["project"], "s", ("dvc repro of an empty pipeline", seconds["empty"])),
-        row(f"{name}, beyond the empty pipeline", beyond, "s"),
-    ]
+    baseline = Values("dvc repro of an empty pipeline", seconds["empty"])
+    return PIPELINE.rows(
+        [row(name, seconds["project"], "s", baseline), row(f"{name}, beyond the baseline", beyond, "s", baseline)]
+    )
 
 
 def _copy_project(source: Path, target: Path) -> None:

@@ -9,13 +9,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gesturepose.bench.measure import Row, rates, row
+from gesturepose.bench.measure import Row, Section, Values, alternately, rates, row
 from gesturepose.bench.workplace import CROP_WORKERS, SMALL_FRAMES, SMALL_WIDTH, Case, Workplace
 from gesturepose.data.clips import PreparedData
 from gesturepose.data.fpha import Root, open_root
 from gesturepose.data.prepare import prepare
 from gesturepose.synthetic.writer import write_root
 
+RECORDINGS: Final = Section(
+    title="Recordings",
+    about="Cutting crops of recordings once, and reading annotations, against the loops one would write first.",
+)
 _LARGE_WIDTH: Final = 1920  # px, FPHA's pictures
 _LARGE_FRAMES: Final = 200
 
@@ -28,16 +32,17 @@ def _prepare(width: int, frames: int, size: int, workplace: Workplace) -> list[R
     prepare(root, out, settings, workers=CROP_WORKERS)
     data = PreparedData.open(out)
     boxes = np.array(data.boxes)
-    seconds = workplace.alternately(
+    seconds = alternately(
         {
             "prepare": lambda: prepare(root, out, settings, workers=CROP_WORKERS),
             "loop": lambda: _plain_loop(root, data, boxes, size),
-        }
+        },
+        workplace.repeats,
     )
     count = len(boxes)
     name = f"prepare, {root.camera.width}x{root.camera.height} to crops of {size} px, {CROP_WORKERS} workers"
-    baseline = ("cv2.imread and cv2.warpAffine in one process", rates(count, seconds["loop"]))
-    return [row(name, rates(count, seconds["prepare"]), "frames/s", baseline)]
+    baseline = Values("cv2.imread and cv2.warpAffine in one process", rates(count, seconds["loop"]))
+    return RECORDINGS.rows([row(name, rates(count, seconds["prepare"]), "frames/s", baseline)])
 
 
 def _plain_loop(root: Root, data: PreparedData, boxes: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
@@ -60,11 +65,13 @@ def _annotations(workplace: Workplace) -> list[Row]:
     write_root(path, size="full", image_width=_LARGE_WIDTH, seed=0, workers=CROP_WORKERS, annotations_only=True)
     files = [root.skeleton_path(sequence) for root in [_open(workplace)] for sequence in root.sequences]
     rows = sum(len(joints) for joints in _parse(workplace))
-    seconds = workplace.alternately(
-        {"parse": lambda: _parse(workplace), "loadtxt": lambda: [np.loadtxt(file) for file in files]}
+    seconds = alternately(
+        {"parse": lambda: _parse(workplace), "loadtxt": lambda: [np.loadtxt(file) for file in files]},
+        workplace.few(),
     )
     name = f"annotations, open a root and parse {len(files):,} skeletons of {rows:,} rows"
-    return [row(name, seconds["parse"], "s", ("np.loadtxt over the same files", seconds["loadtxt"]))]
+    baseline = Values("np.loadtxt over the same files", seconds["loadtxt"])
+    return RECORDINGS.rows([row(name, seconds["parse"], "s", baseline)])
 
 
 def _open(workplace: Workplace) -> Root:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Final
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from gesturepose.bench.measure import Row, alternately
+from gesturepose.bench.measure import Row
 from gesturepose.data.clips import PreparedData
 from gesturepose.data.fpha import Root, open_root
 from gesturepose.data.prepare import prepare
@@ -39,23 +41,24 @@ class Workplace:
     params: Params
     project: Path
     repeats: int
-    advance: Callable[[], object] = lambda: None  # called after each round of a measurement
-    _roots: dict[tuple[int, int], Root] = field(default_factory=dict)
+    _roots: dict[tuple[int, int | None], Root] = field(default_factory=dict)
+    _prepared: dict[int, PreparedData] = field(default_factory=dict)
 
-    def alternately(self, sides: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
-        """Seconds of each side; see `measure.alternately`."""
-        return alternately(sides, self.repeats, after_round=self.advance)
+    def few(self, most: int = 3) -> int:
+        """Repeats of what takes long."""
+        return min(self.repeats, most)
 
-    def root(self, width: int, frames: int) -> Root:
-        """Videos of the generator's demo with at least `frames` frames in all, pictures `width` px wide.
+    def root(self, width: int, frames: int | None = None) -> Root:
+        """The first videos of the generator's demo with at least `frames` frames, or all, pictures `width` px wide.
 
         The annotations are the generator's. The pictures are a few rendered ones in turn, each frame a file of its
         own: decoding and cutting take the same time as if all were different.
         """
         if (width, frames) not in self._roots:
-            path = self.folder / f"root_{width}"
+            path = self.folder / f"root_{width}_{frames or 'all'}"
             write_root(path, size="demo", image_width=width, seed=0, workers=CROP_WORKERS, annotations_only=True)
-            root = first_videos(open_root(path, validation=0.0, need_frames=False), frames)
+            root = open_root(path, validation=self.params.data.validation, need_frames=False)
+            root = root if frames is None else first_videos(root, frames)
             _write_pictures(root, self._rendered)
             self._roots[width, frames] = root
         return self._roots[width, frames]
@@ -71,12 +74,18 @@ class Workplace:
             pictures.append(render_video(middle, camera, seed=video.seed, scenario=video.scenario)[0])
         return pictures
 
-    @cached_property
+    @property
     def prepared(self) -> PreparedData:
-        """Crops of the demo's pictures, as params.yaml has them."""
-        out = self.folder / "prepared"
-        prepare(self.root(SMALL_WIDTH, SMALL_FRAMES), out, self.params.prepare, workers=CROP_WORKERS)
-        return PreparedData.open(out)
+        """Crops of all of the demo's videos, as params.yaml has them."""
+        return self.prepared_at(self.params.prepare.image_size)
+
+    def prepared_at(self, size: int) -> PreparedData:
+        """Crops of `size` px of all of the demo's videos, with its split into train, validation and test."""
+        if size not in self._prepared:
+            out = self.folder / f"prepared_{size}"
+            prepare(self.root(SMALL_WIDTH), out, self.crops(size), workers=CROP_WORKERS)
+            self._prepared[size] = PreparedData.open(out)
+        return self._prepared[size]
 
     def crops(self, size: int) -> PrepareSettings:
         """params.yaml's settings with crops of `size` px."""
@@ -85,10 +94,28 @@ class Workplace:
 
 @dataclass(frozen=True)
 class Case:
-    """Rows that are measured together, in one call of `Workplace.alternately`."""
+    """Rows that are measured together."""
 
     name: str
     measure: Callable[[Workplace], list[Row]]
+
+
+@contextmanager
+def switches_kept() -> Iterator[None]:
+    """PyTorch's process-wide switches, which `prepare_execution` sets, are afterwards as they were."""
+    threads = torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    backends = torch.backends
+    benchmark, tf32 = backends.cudnn.benchmark, (backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
+        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+        backends.cudnn.benchmark = benchmark
+        backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32 = tf32
 
 
 def first_videos(root: Root, frames: int) -> Root:
@@ -100,11 +127,6 @@ def first_videos(root: Root, frames: int) -> Root:
         total += len(root.read_joints_world_mm(sequence))
         count += 1
     return replace(root, sequences=root.sequences[:count])
-
-
-def frame_count(root: Root) -> int:
-    """Frames of all videos."""
-    return sum(len(root.read_joints_world_mm(sequence)) for sequence in root.sequences)
 
 
 def _write_pictures(root: Root, rendered: list[NDArray[np.uint8]]) -> None:

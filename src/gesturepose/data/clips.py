@@ -18,9 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
 
 from gesturepose.errors import InputError
 from gesturepose.geometry import Camera, image_to_crop
+from gesturepose.parallel import ALONE, World
 from gesturepose.skeleton import JOINTS, WRIST
 from gesturepose.structures import DEPTH_UNIT_MM, ClipBatch
 
@@ -237,10 +239,12 @@ class _Batches:
         self,
         data: PreparedData,
         batches: list[list[_Clip]],
+        pixels: Tensor | None,
         pose_labelled: frozenset[str] | None = None,
         gesture_labelled: frozenset[str] | None = None,
     ) -> None:
         self.data = data
+        self.pixels = pixels
         self.batches = batches
         self.pose_labelled = _known(pose_labelled, data, "pose_labelled")
         self.gesture_labelled = _known(gesture_labelled, data, "gesture_labelled")
@@ -273,7 +277,7 @@ class _Batches:
         gesture[~gesture_given] = -1
         return ClipBatch(
             # The pixels stay as they lie on disk, which is channels-last order.
-            video=torch.from_numpy(data.frames[rows]).permute(0, 1, 4, 2, 3),
+            video=self._pixels(rows).permute(0, 1, 4, 2, 3),
             frame_valid=torch.from_numpy(frame_valid),
             joints_uv_crop_px=torch.from_numpy(joints_uv_crop_px),
             depth_rel=torch.from_numpy(depth_rel),
@@ -283,6 +287,11 @@ class _Batches:
             video_index=torch.tensor([clip.video_index for clip in clips]),
             frame_index=torch.from_numpy(frame_index),
         )
+
+    def _pixels(self, rows: NDArray[np.int64]) -> Tensor:
+        if self.pixels is None:
+            return torch.from_numpy(self.data.frames[rows])
+        return self.pixels[torch.from_numpy(rows).to(self.pixels.device, non_blocking=True)]
 
 
 def training_loader(
@@ -295,6 +304,8 @@ def training_loader(
     epoch: int,
     pose_labelled: frozenset[str] | None = None,
     gesture_labelled: frozenset[str] | None = None,
+    pixels: Tensor | None = None,
+    world: World = ALONE,
 ) -> BatchLoader:
     """One epoch: one clip of each video of `videos`, in random order.
 
@@ -307,6 +318,11 @@ def training_loader(
 
     pose_labelled, gesture_labelled: keys of the videos whose labels may be used; None means all. The others' poses
     are NaN and their gesture is -1, masked by `joint_valid` and `gesture_valid`.
+    pixels: `data.frames` as a tensor, wherever its device is; None reads them from disk.
+    world: of each batch, which is the same for any number of processes, this process gets its share.
+
+    Raises:
+        InputError: the batches cannot be divided evenly among the processes.
     """
     positions = _positions(data)
     drawn: list[tuple[float, _Clip]] = []
@@ -320,15 +336,23 @@ def training_loader(
     batches = _batched([clip for _, clip in drawn], clips_per_batch)
     if len(batches) > 1 and len(batches[-1]) < clips_per_batch:
         batches.pop()
-    return _Batches(data, batches, pose_labelled, gesture_labelled)
+    shares = [batch[world.share(len(batch), "a batch")] for batch in batches]
+    return _Batches(data, shares, pixels, pose_labelled, gesture_labelled)
 
 
 def evaluation_loader(
-    data: PreparedData, videos: Sequence[Video], *, segments: int, clips_per_batch: int
+    data: PreparedData,
+    videos: Sequence[Video],
+    *,
+    segments: int,
+    clips_per_batch: int,
+    pixels: Tensor | None = None,
+    world: World = ALONE,
 ) -> BatchLoader:
     """All `test_clips` of `videos`, in order, so that each frame of each video is valid in exactly one place.
 
-    The last batch may be smaller. Frames that could not be read are there and not valid.
+    The last batch may be smaller. Frames that could not be read are there and not valid. Several processes take whole
+    batches in turn. `pixels` as for `training_loader`.
     """
     positions = _positions(data)
     clips = [
@@ -336,7 +360,7 @@ def evaluation_loader(
         for video in videos
         for frames, valid in test_clips(video.frames, segments)
     ]
-    return _Batches(data, _batched(clips, clips_per_batch))
+    return _Batches(data, _batched(clips, clips_per_batch)[world.rank :: world.size], pixels)
 
 
 def _batched(clips: list[_Clip], clips_per_batch: int) -> list[list[_Clip]]:

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from gesturepose.models.gesture import GestureSubNetwork, MultiOrderRelation
+from gesturepose.models.gesture import GestureMaps, GestureSubNetwork, MultiOrderRelation
+from gesturepose.models.pointwise import PointwiseMap
 from gesturepose.models.pose import PoseSubNetwork
 from gesturepose.models.trunk import HeatmapNetwork, Trunk
 from gesturepose.params import HEATMAP_STRIDE, NetworkSettings
 from gesturepose.skeleton import HAND_PARTS, JOINTS
 from gesturepose.structures import IterationOutput
+
+
+@dataclass(frozen=True)
+class RoundMaps:
+    """Everything linear of one round, composed up to the non-linear layers that read it."""
+
+    head_to_hidden: PointwiseMap  # of the trunk's head
+    head_to_depth: PointwiseMap
+    head_to_aggregated: PointwiseMap
+    gesture_to_hidden: PointwiseMap | None  # of 𝒢 of the round before; None in the first
+    gesture_to_depth: PointwiseMap | None
+    heatmaps_to_depth: PointwiseMap
+    heatmaps_to_aggregated: PointwiseMap
+    depth_to_aggregated: PointwiseMap
 
 
 class Iteration(nn.Module):
@@ -23,11 +44,42 @@ class Iteration(nn.Module):
         # Stage 3: 1×1(𝒥) + 1×1(𝒫), one 1×1 on both.
         self.to_gesture = nn.Conv2d(2 * channels, channels, kernel_size=1)
         self.gesture = gesture
+        self.channels = channels
 
-    def forward(self, features: Tensor, joint_maps: Tensor, frame_valid: Tensor) -> tuple[IterationOutput, Tensor]:
-        """Features and 𝒥 [B·T, J·C, H, W], [B, T] → what the iteration says, and 𝒢 [B·T, J·C, H, W]."""
-        heatmaps, depth_rel, pose_maps = self.pose(features, joint_maps)
-        aggregated = self.to_gesture(torch.cat([joint_maps, pose_maps], dim=1))
+    def round_maps(self, to_joints: PointwiseMap, to_pose: PointwiseMap | None) -> RoundMaps:
+        """`to_joints`: head → 𝒥. `to_pose`: 𝒥 and 𝒢 → features, stage 5; None in the first round, which reads 𝒥."""
+        pose = self.pose.pointwise_maps()
+        joints_to_aggregated, pose_to_aggregated = PointwiseMap.of(self.to_gesture).split(self.channels, self.channels)
+        head_to_features, gesture_to_hidden, gesture_to_depth = to_joints, None, None
+        if to_pose is not None:
+            joints_to_features, gesture_to_features = to_pose.split(self.channels, self.channels)
+            head_to_features = joints_to_features.after(to_joints)
+            # The biases are in the head's maps.
+            gesture_to_hidden = pose.features_to_hidden.without_bias().after(gesture_to_features)
+            gesture_to_depth = pose.features_to_depth.without_bias().after(gesture_to_features)
+        return RoundMaps(
+            head_to_hidden=pose.features_to_hidden.after(head_to_features),
+            head_to_depth=pose.features_to_depth.after(head_to_features),
+            head_to_aggregated=(joints_to_aggregated + pose_to_aggregated.after(pose.joints_to_pose)).after(to_joints),
+            gesture_to_hidden=gesture_to_hidden,
+            gesture_to_depth=gesture_to_depth,
+            heatmaps_to_depth=pose.heatmaps_to_depth,
+            heatmaps_to_aggregated=pose_to_aggregated.after(pose.heatmaps_to_pose),
+            depth_to_aggregated=pose_to_aggregated.after(pose.depth_to_pose),
+        )
+
+    def forward(
+        self, maps: RoundMaps, head: Tensor, gesture_maps: GestureMaps | None, frame_valid: Tensor
+    ) -> tuple[IterationOutput, GestureMaps]:
+        """The trunk's head [B·T, head, H, W], 𝒢 of the round before, [B, T] → outputs, and this round's 𝒢."""
+        hidden, depth_input = maps.head_to_hidden(head), maps.head_to_depth(head)
+        if maps.gesture_to_hidden is not None and maps.gesture_to_depth is not None and gesture_maps is not None:
+            hidden = hidden + gesture_maps.read(maps.gesture_to_hidden)
+            depth_input = depth_input + gesture_maps.read(maps.gesture_to_depth)
+        heatmaps = self.pose.heatmaps(hidden)
+        depth_rel = self.pose.depths(depth_input + maps.heatmaps_to_depth(heatmaps))
+        aggregated = maps.head_to_aggregated(head) + maps.heatmaps_to_aggregated(heatmaps)
+        aggregated = aggregated + maps.depth_to_aggregated(depth_rel[:, :, None, None])
         gesture_maps, logits = self.gesture(aggregated, frame_valid)
         clips = frame_valid.shape
         return IterationOutput(heatmaps.unflatten(0, clips), depth_rel.unflatten(0, clips), logits), gesture_maps
@@ -36,9 +88,16 @@ class Iteration(nn.Module):
 class CollaborativeNetwork(nn.Module):
     """Trunk once, then iterations that pass 𝒫 and 𝒢 to and fro.
 
+    What stands in the paper's Fig. 1 as chains and sums of 1×1 convolutions is composed first (see `pointwise`); 𝒥, 𝒫
+    and the features of later iterations are never built. The network that builds them is `bench.plain`, and the tests
+    hold both equal.
+
     Args:
         iterations: one module for each iteration, or a single one that is used `rounds` times.
         to_pose: stage 5, one for each passage from an iteration to the next (or a single shared one).
+
+    Attributes:
+        checkpointed: keep no activations of the iterations for the backward pass, compute them again there.
     """
 
     def __init__(self, trunk: Trunk, iterations: nn.ModuleList, to_pose: nn.ModuleList, *, rounds: int) -> None:
@@ -47,20 +106,60 @@ class CollaborativeNetwork(nn.Module):
         self.iterations = iterations
         self.to_pose = to_pose
         self.rounds = rounds
+        self.checkpointed = False
 
     def forward(self, video: Tensor, frame_valid: Tensor) -> list[IterationOutput]:
         """Frames [B, T, 3, H, W] (RGB, 0–255) and which of them count [B, T] → one output an iteration."""
-        joint_maps = self.trunk(video.flatten(0, 1))  # 𝒥
-        features = joint_maps
-        outputs = []
+        head = self.trunk(video.flatten(0, 1))
+        with torch.autocast(head.device.type, enabled=False):  # matrices are composed in the parameters' precision
+            maps = self._round_maps()
+        outputs, gesture_maps = [], None
         for number in range(self.rounds):
             iteration = self.iterations[number % len(self.iterations)]
-            output, gesture_maps = iteration(features, joint_maps, frame_valid)
+            if self.checkpointed and torch.is_grad_enabled():
+                output, gesture_maps = checkpoint(
+                    iteration,
+                    maps[number],
+                    head,
+                    gesture_maps,
+                    frame_valid,
+                    use_reentrant=False,
+                    context_fn=partial(_computed_twice, iteration),
+                )
+            else:
+                output, gesture_maps = iteration(maps[number], head, gesture_maps, frame_valid)
             outputs.append(output)
-            if number + 1 < self.rounds:
-                passage = self.to_pose[number % len(self.to_pose)]
-                features = passage(torch.cat([joint_maps, gesture_maps], dim=1))
         return outputs
+
+    def _round_maps(self) -> list[RoundMaps]:
+        to_joints = PointwiseMap.of(self.trunk.to_joints)
+        maps = []
+        for number in range(self.rounds):
+            passage = PointwiseMap.of(self.to_pose[(number - 1) % len(self.to_pose)]) if number else None
+            iteration = self.iterations[number % len(self.iterations)]
+            assert isinstance(iteration, Iteration)
+            maps.append(iteration.round_maps(to_joints, passage))
+        return maps
+
+
+def _computed_twice(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Contexts of a checkpointed module's forward pass and of its repetition."""
+    return nullcontext(), _without_statistics(module)
+
+
+@contextmanager
+def _without_statistics(module: nn.Module) -> Iterator[None]:
+    """Batch normalisations count no batch into their running statistics: the repetition is not another batch."""
+    norms = [child for child in module.modules() if isinstance(child, nn.BatchNorm2d | nn.SyncBatchNorm)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        assert norm.num_batches_tracked is not None
+        norm.momentum, norm.num_batches_tracked = 0.0, norm.num_batches_tracked.clone()
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def build_trunk(settings: NetworkSettings) -> Trunk:

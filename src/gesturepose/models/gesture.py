@@ -5,19 +5,41 @@ copy before the TCN is linear over joints: the slow and fast streams are per-joi
 structure pooling, relation, skip and node up-sampling mix joints alike at every channel and pixel (Sec. 3.3). So stream
 s is T_s · Zo with a J×J matrix T_s for each frame, 𝒢 = (mean_s T_s) · Zo, and every relation logit is a bilinear form
 of one (J·C)×(J·C) Gram matrix for each frame. This module computes just that: one pass for the Gram matrix, one
-for the differences, one for 𝒢. The literal five copies stand in the tests, where outputs and gradients are held equal.
+for the differences, one for the pooled features. 𝒢 is not built either: its only reader begins with a 1×1. The literal
+five copies stand in `bench.plain`; the tests hold outputs and gradients equal.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gesturepose.models.pointwise import PointwiseMap
 from gesturepose.params import Stream
+from gesturepose.structures import precise
+
+
+@dataclass(frozen=True)
+class GestureMaps:
+    """𝒢 = mix · Zo, the product left to whoever reads it."""
+
+    zero_order: Tensor  # [N, J·C, H, W]
+    mix: Tensor  # [N, J, J], the mean of the streams' T_s
+
+    def read(self, by: PointwiseMap) -> Tensor:
+        """`by`(𝒢) [N, out, H, W]: the map is composed with each frame's mix, which is small, instead of with Zo."""
+        with torch.autocast(self.mix.device.type, enabled=False):
+            of_joints = by.weight.unflatten(1, (self.mix.shape[1], -1))  # [out, J, C]
+            weight = torch.einsum("ojc,njk->nokc", of_joints.to(self.mix.dtype), self.mix).flatten(2)
+        pixels = self.zero_order.flatten(2).transpose(1, 2)  # [N, H·W, J·C], a view of channels-last memory
+        read = torch.bmm(pixels, weight.transpose(1, 2))
+        return read.transpose(1, 2).unflatten(2, self.zero_order.shape[2:])
 
 
 class GestureSubNetwork(nn.Module):
@@ -36,11 +58,12 @@ class GestureSubNetwork(nn.Module):
         self.by_joint = nn.Sequential(*blocks)
         self.relation = relation
 
-    def forward(self, features: Tensor, frame_valid: Tensor) -> tuple[Tensor, Tensor]:
-        """[B·T, J·C, H, W], [B, T] → 𝒢 [B·T, J·C, H, W] and logits [B, A]."""
-        zero_order = self.by_joint(features).unflatten(1, (self.joints, -1)).unflatten(0, frame_valid.shape)
-        gesture_maps, logits = self.relation(zero_order, frame_valid)
-        return gesture_maps.flatten(2, 3).flatten(0, 1), logits
+    def forward(self, features: Tensor, frame_valid: Tensor) -> tuple[GestureMaps, Tensor]:
+        """[B·T, J·C, H, W], [B, T] → 𝒢 and logits [B, A]."""
+        zero_order = self.by_joint(features)
+        by_joint = zero_order.unflatten(1, (self.joints, -1)).unflatten(0, frame_valid.shape)
+        mix, logits = self.relation(by_joint, frame_valid)
+        return GestureMaps(zero_order, mix.flatten(0, 1)), logits
 
 
 class MultiOrderRelation(nn.Module):
@@ -97,17 +120,18 @@ class MultiOrderRelation(nn.Module):
         )
 
     def forward(self, zero_order: Tensor, frame_valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Zo [B, T, J, C, H, W] and which frames count [B, T] → 𝒢 [B, T, J, C, H, W] and logits [B, A]."""
-        # All but the one large product is small, and sums squares over pixels: autocast would put it into bf16.
+        """Zo [B, T, J, C, H, W] and which frames count [B, T] → the mix of joints that makes 𝒢 of Zo, logits [B, A].
+
+        The mix is [B, T, J, J]: 𝒢_i = Σ_j mix_ij Zo_j.
+        """
+        # Squares and sums over pixels do not live in bf16, where autocast would put them.
         with torch.autocast(zero_order.device.type, enabled=False):
             weights = self._stream_weights(zero_order, frame_valid)  # [B, T, S, J]
-            to_joints, to_hand = self._mixing(zero_order, weights)  # [B, T, S, J, J], [B, T, S, J]
             pooled = _average_grid(zero_order, self.grid)  # [B, T, J, C, g, g]
+            to_joints, to_hand = self._mixing(zero_order, pooled, weights)  # [B, T, S, J, J], [B, T, S, J]
             hand = torch.einsum("btsj,btjf->btsf", to_hand, pooled.flatten(3))  # level 3 of every stream
             logits = self.tcn(hand, frame_valid)
-        mean_mix = to_joints.mean(dim=2).to(zero_order.dtype)  # [B, T, J, J]
-        gesture_maps = (mean_mix @ zero_order.flatten(3)).view_as(zero_order)
-        return gesture_maps, logits
+        return to_joints.mean(dim=2), logits
 
     def _stream_weights(self, zero_order: Tensor, frame_valid: Tensor) -> Tensor:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detach_slow_fast):
@@ -115,20 +139,21 @@ class MultiOrderRelation(nn.Module):
             by_name: dict[str, Tensor] = {}
             for order, magnitudes in motion.items():
                 by_name[f"{order}_slow"], by_name[f"{order}_fast"] = slow_fast_weights(magnitudes)
-            by_name["zero"] = _precise(zero_order.new_ones(zero_order.shape[:3]))
+            by_name["zero"] = precise(zero_order.new_ones(zero_order.shape[:3]))
             return torch.stack([by_name[stream] for stream in self.streams], dim=2)
 
-    def _mixing(self, zero_order: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    def _mixing(self, zero_order: Tensor, pooled: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """T_s and the row that takes joints to the hand, for every stream and frame."""
         stream = torch.diag_embed(weights)  # level 0: a weight a joint
         if not self.multi_scale:
             return stream, (self.pool_joints @ stream).squeeze(-2)
         joints, channels, height, width = zero_order.shape[2:]
         scale = 1.0 / math.sqrt(channels * height * width)  # unscaled logits over 65k dimensions saturate
-        flat = _precise(zero_order).flatten(4).flatten(2, 3)  # [B, T, J·C, H·W]
-        gram = (flat @ flat.transpose(-1, -2)).unflatten(3, (joints, channels)).unflatten(2, (joints, channels))
-        sums = flat.sum(dim=-1).unflatten(2, (joints, channels))  # [B, T, J, C]
         pixels = height * width
+        rows = zero_order.flatten(4).flatten(2, 3).flatten(0, 1).transpose(1, 2)  # [B·T, H·W, J·C]
+        gram = _Gram.apply(rows).unflatten(2, (joints, channels)).unflatten(1, (joints, channels))
+        gram = gram.unflatten(0, zero_order.shape[:2])
+        sums = pixels * pooled.mean(dim=(-2, -1))  # [B, T, J, C]
         # Level 1: joints.
         relation = self.joint_relation(gram, sums, stream, pixels, scale)
         level_1 = stream + relation @ stream  # [B, T, S, J, J]
@@ -140,6 +165,21 @@ class MultiOrderRelation(nn.Module):
         level_3 = level_2.mean(dim=-2, keepdim=True)  # [B, T, S, 1, J]
         # Node up-sampling with skips: what a part or the hand has goes to each of its children.
         return level_1 + self.parts_to_joints @ (level_2 + level_3), level_3.squeeze(-2)
+
+
+class _Gram(torch.autograd.Function):
+    """XᵀX [N, D, D] of X [N, P, D]; its gradient X(G + Gᵀ) is one product, where autograd would take two and a sum."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        values = precise(rows)
+        return values.transpose(1, 2) @ values
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (rows,) = ctx.saved_tensors
+        return (precise(rows) @ (gradient + gradient.transpose(1, 2))).to(rows.dtype)
 
 
 class RelationEmbedding(nn.Module):
@@ -194,7 +234,7 @@ class StreamTcn(nn.Module):
 
     def forward(self, hand: Tensor, frame_valid: Tensor) -> Tensor:
         """Level-3 features [B, T, S, F] → logits [B, A]; frames that do not count have no influence."""
-        x = nn.functional.layer_norm(_precise(hand), hand.shape[-1:])
+        x = nn.functional.layer_norm(precise(hand), hand.shape[-1:])
         x = (x * self.norm_weight + self.norm_bias).flatten(2).transpose(1, 2)  # [B, S·F, T]
         valid = frame_valid[:, None, :].to(x.dtype)
         for convolution in self.convolutions:
@@ -218,10 +258,10 @@ def motion_magnitudes(zero_order: Tensor, frame_valid: Tensor) -> dict[str, Tens
     clips, frames, joints = zero_order.shape[:3]
     if frames < 3:
         raise ValueError(f"second-order features (Eq. 4) need at least 3 frames a clip, got {frames}")
-    precise = _precise(zero_order)
-    difference = (precise[:, 1:] - precise[:, :-1]).flatten(3)  # Fo_1 … Fo_{T−1}
-    first = torch.linalg.vector_norm(difference, dim=-1)  # [B, T−1, J]
-    second = torch.linalg.vector_norm(difference[:, 1:] - difference[:, :-1], dim=-1)  # So_1 … So_{T−2}
+    values = precise(zero_order)
+    difference = values[:, 1:] - values[:, :-1]  # Fo_1 … Fo_{T−1}
+    first = torch.linalg.vector_norm(difference, dim=(3, 4, 5))  # [B, T−1, J]
+    second = torch.linalg.vector_norm(difference[:, 1:] - difference[:, :-1], dim=(3, 4, 5))  # So_1 … So_{T−2}
     nothing = first.new_zeros(clips, 1, joints)
     none = frame_valid.new_zeros(clips, 1)
     first_valid = frame_valid[:, 1:] & frame_valid[:, :-1]
@@ -260,12 +300,8 @@ def _fill(values: Tensor, valid: Tensor) -> Tensor:
 
 
 def _average_grid(zero_order: Tensor, grid: int) -> Tensor:
-    """[B, T, J, C, H, W] → [B, T, J, C, g, g]; by reshaping, since adaptive pooling has no deterministic backward."""
+    """[B, T, J, C, H, W] → [B, T, J, C, g, g]; adaptive pooling would have no deterministic backward on a GPU."""
     height, width = zero_order.shape[-2:]
-    blocks = _precise(zero_order).unflatten(5, (grid, width // grid)).unflatten(4, (grid, height // grid))
-    return blocks.mean(dim=(5, 7))
-
-
-def _precise(values: Tensor) -> Tensor:
-    """At least fp32: what is squared, summed over pixels or normalised does not live in bf16."""
-    return values if values.dtype == torch.float64 else values.float()
+    maps = precise(zero_order).flatten(2, 3).flatten(0, 1)
+    pooled = nn.functional.avg_pool2d(maps, (height // grid, width // grid))
+    return pooled.unflatten(1, zero_order.shape[2:4]).unflatten(0, zero_order.shape[:2])

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
+from gesturepose.models.pointwise import PointwiseMap
 from gesturepose.models.trunk import start_near_zero
 
 DepthHead = Literal["light", "residual"]
 
 
 class PoseSubNetwork(nn.Module):
-    """2D heatmaps, then depths from the features with the heatmaps, then 𝒫 from both and 𝒥."""
+    """2D heatmaps, then depths from the features with the heatmaps, then 𝒫 from both and 𝒥.
+
+    What is linear about it at each pixel are `pointwise_maps`, which the network composes with those before and after.
+    """
 
     def __init__(
         self, *, channels: int, joints: int, heatmap_size: int, depth_head: DepthHead, hidden_channels: int
@@ -33,20 +37,46 @@ class PoseSubNetwork(nn.Module):
         self.to_pose_maps = nn.Conv2d(joints + channels, channels, kernel_size=1)
         # A depth repeated over H×W and mapped by a 1×1 is one number a channel: a Linear, added as a bias.
         self.depth_to_pose_maps = nn.Linear(joints, channels, bias=False)
+        self.sources = (channels, joints)
         start_near_zero(self.to_heatmaps[-1])
         start_near_zero(self.depth_head[-1])
 
-    def forward(self, features: Tensor, joint_maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Features of this iteration and the trunk's 𝒥, both [N, J·C, H, W].
+    def pointwise_maps(self) -> PosePointwiseMaps:
+        """The linear maps around the sub-network's non-linear layers."""
+        channels, joints = self.sources
+        features_to_depth, heatmaps_to_depth = PointwiseMap.of(self.to_depth_input).split(channels, joints)
+        heatmaps_to_pose, joints_to_pose = PointwiseMap.of(self.to_pose_maps).split(joints, channels)
+        return PosePointwiseMaps(
+            features_to_hidden=PointwiseMap.of(self.to_heatmaps[0]),
+            features_to_depth=features_to_depth,
+            heatmaps_to_depth=heatmaps_to_depth,
+            heatmaps_to_pose=heatmaps_to_pose,
+            joints_to_pose=joints_to_pose,
+            depth_to_pose=PointwiseMap(self.depth_to_pose_maps.weight),
+        )
 
-        Returns:
-            heatmaps [N, J, H, W]; root-relative depth [N, J] in units of 100 mm, 0 at the wrist; 𝒫 [N, J·C, H, W].
-        """
-        heatmaps = self.to_heatmaps(features)
-        depth = self.depth_head(self.to_depth_input(torch.cat([features, heatmaps], dim=1)))
-        depth_rel = depth - depth[:, :1]  # the wrist is the root
-        pose_maps = self.to_pose_maps(torch.cat([heatmaps, joint_maps], dim=1))
-        return heatmaps, depth_rel, pose_maps + self.depth_to_pose_maps(depth_rel)[:, :, None, None]
+    def heatmaps(self, hidden: Tensor) -> Tensor:
+        """`features_to_hidden`'s output [N, hidden, H, W] → heatmaps [N, J, H, W]."""
+        return self.to_heatmaps[1:](hidden)
+
+    def depths(self, depth_input: Tensor) -> Tensor:
+        """`features_to_depth` + `heatmaps_to_depth` [N, width, H, W] → root-relative depths [N, J], 100 mm."""
+        depth = self.depth_head(depth_input)
+        return depth - depth[:, :1]  # the wrist is the root
+
+
+@dataclass(frozen=True)
+class PosePointwiseMaps:
+    """The linear maps of a pose sub-network; the bias of each sum stands with one of its summands."""
+
+    features_to_hidden: PointwiseMap  # what the heatmaps' non-linear layers read
+    # The summands of what the depths' non-linear layers read:
+    features_to_depth: PointwiseMap
+    heatmaps_to_depth: PointwiseMap
+    # The summands of 𝒫:
+    heatmaps_to_pose: PointwiseMap
+    joints_to_pose: PointwiseMap
+    depth_to_pose: PointwiseMap  # of the depths, one number a joint for the whole map
 
 
 def _light_depth_head(joints: int, heatmap_size: int, width: int) -> tuple[int, nn.Sequential]:

@@ -6,6 +6,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from gesturepose.models.pointwise import PointwiseMap
+from gesturepose.structures import precise
+
 _IMAGENET_MEAN = (123.675, 116.28, 103.53)
 _IMAGENET_STD = (58.395, 57.12, 57.375)
 
@@ -57,15 +60,18 @@ class Trunk(nn.Module):
         self.stages.load_state_dict(donor.stages.state_dict())
 
     def forward(self, frames: Tensor) -> Tensor:
-        """[N, 3, H, W] RGB, 0–255 → [N, J·C, H/4, W/4]."""
-        x = self.stem((frames.float() - self.mean) / self.std)
+        """[N, 3, H, W] RGB, 0–255 → the head's maps [N, head, H/4, W/4], of which 𝒥 is the 1×1 `to_joints`.
+
+        Whatever reads 𝒥 begins with a 1×1 of its own, and two are one (see `pointwise`): 𝒥 itself is never built.
+        """
+        x = self.stem((precise(frames) - self.mean) / self.std)
         maps = []
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
         for up_convolution, same_size in zip(self.head, reversed(maps[:-1]), strict=True):
             x = up_convolution(x, same_size)
-        return self.to_joints(x)
+        return x
 
 
 def start_near_zero(layer: nn.Module) -> None:
@@ -108,4 +114,7 @@ class HeatmapNetwork(nn.Module):
 
     def forward(self, video: Tensor, frame_valid: Tensor) -> Tensor:
         """[B, T, 3, H, W], [B, T] → heatmaps [B, T, J, H/4, W/4]; frames do not see each other."""
-        return self.to_heatmaps(self.trunk(video.flatten(0, 1))).unflatten(0, frame_valid.shape)
+        head = self.trunk(video.flatten(0, 1))
+        with torch.autocast(head.device.type, enabled=False):  # matrices are composed in the parameters' precision
+            to_heatmaps = PointwiseMap.of(self.to_heatmaps).after(PointwiseMap.of(self.trunk.to_joints))
+        return to_heatmaps(head).unflatten(0, frame_valid.shape)

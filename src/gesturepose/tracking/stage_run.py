@@ -24,6 +24,7 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from pydantic import BaseModel
 
 from gesturepose.errors import InputError
+from gesturepose.parallel import ALONE, World
 from gesturepose.params import flatten
 from gesturepose.processes import ProcessIdentity, enclosing_dvc_process
 from gesturepose.provenance import (
@@ -150,8 +151,39 @@ class StageRun:
         return {(name, metric.step) for name in names for metric in client.get_metric_history(self.run_id, name)}
 
 
+class Bystander(StageRun):
+    """The same for a process beside the leading one: it logs nothing, and knows where the checkpoint is."""
+
+    def __init__(self, checkpoint: str | None) -> None:
+        self._checkpoint = None if checkpoint is None else Path(checkpoint)
+
+    @property
+    def checkpoint(self) -> Path | None:
+        return self._checkpoint
+
+    def drop_checkpoint(self) -> None:
+        pass
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        pass
+
+    def log_final_metrics(self, metrics: Mapping[str, Any]) -> None:
+        pass
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        pass
+
+    def log_folder(self, path: Path, folder: str | None = None) -> None:
+        pass
+
+    def log_dataset(self, name: str, digest: str, source_path: Path, context: str = "") -> None:
+        pass
+
+
 @contextmanager
-def stage_run(stage: str, *, params: BaseModel, sections: Sequence[str], resume: bool = False) -> Iterator[StageRun]:
+def stage_run(
+    stage: str, *, params: BaseModel, sections: Sequence[str], resume: bool = False, world: World = ALONE
+) -> Iterator[StageRun]:
     """The MLflow run of a stage, a child of the pipeline execution's run.
 
     It ends as FINISHED; as FAILED, with the error, after an exception; as KILLED after SIGTERM, SIGHUP or Ctrl-C, or
@@ -161,14 +193,19 @@ def stage_run(stage: str, *, params: BaseModel, sections: Sequence[str], resume:
     Args:
         stage: the name in dvc.yaml; DVC's own, fuller name is used where DVC runs the stage.
         resume: continue the newest killed or failed run of the same stage, settings, code and data, if there is one.
+        world: the processes that do the stage together; the leading one alone has a run.
 
     Raises:
         InputError: not in a project, the stage already runs there, or the tracking store does not answer.
     """
+    if not world.leads:
+        yield Bystander(world.from_leader(None))
+        return
     with _signals_as_exit() as received, _ending_with_dvc(), _alone(stage):
         run: StageRun | None = None
         try:
             run = _open_run(stage, params, sections, resume)
+            world.from_leader(None if run.checkpoint is None else str(run.checkpoint))
             yield run
         except BaseException as error:
             if run is not None:

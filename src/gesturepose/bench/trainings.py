@@ -1,0 +1,119 @@
+"""Trainings to measure: the network or the plain one under given settings, and batches of noise for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final
+
+import torch
+
+from gesturepose.backbone import initial_trunk
+from gesturepose.bench.plain import plain_network
+from gesturepose.data.augment import augment
+from gesturepose.data.clips import PreparedData
+from gesturepose.engine import Batches, infer, train_epoch
+from gesturepose.experiment import Training, collaborative_training
+from gesturepose.models.collaborative import CollaborativeNetwork
+from gesturepose.params import Params, RuntimeSettings, read_profile
+from gesturepose.skeleton import JOINTS
+from gesturepose.structures import ClipBatch
+
+PAPER_SIZE: Final = 256  # px, side of the paper's crops
+PAPER_CLIPS: Final = 4  # a batch
+PAPER_FRAMES: Final = 8  # a clip
+PLAIN: Final = "plain float32 eager"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to compute a training step; `plain` is the network as one would write it first."""
+
+    runtime: RuntimeSettings
+    plain: bool = False
+
+
+def plain_variant(runtime: RuntimeSettings, **changes: Any) -> Variant:
+    """The plain network, float32, channels first, eager, with the device and the threads of `runtime`."""
+    slow = {"precision": "float32", "channels_last": False, "compile": False, "checkpoint_iterations": False}
+    return Variant(runtime.model_copy(update=slow | changes), plain=True)
+
+
+def variant(runtime: RuntimeSettings, **changes: Any) -> Variant:
+    """The network under `runtime` with some settings changed."""
+    return Variant(runtime.model_copy(update=changes))
+
+
+def build_training(params: Params, data: PreparedData, chosen: Variant, **network_changes: Any) -> Training:
+    """A training at its start; the speed does not depend on where the weights come from."""
+    network = params.network.model_copy(update={"weights": "none", **network_changes})
+    params = params.model_copy(update={"runtime": chosen.runtime, "network": network})
+    training = collaborative_training(params, data, initial_trunk(network, seed=params.train.seed))
+    if not chosen.plain:
+        return training
+    assert isinstance(training.network, CollaborativeNetwork)
+    plain = plain_network(training.network)
+    return replace(training, network=plain, replica=plain)
+
+
+def paper_params(params: Params) -> Params:
+    """The network and the augmented crops of the `paper` profile, everything else as in `params`."""
+    network = params.network.model_copy(update=read_profile("paper")["network"])
+    return params.model_copy(update={"network": network})
+
+
+def random_batch(clips: int, frames: int, size: int, gestures: int) -> ClipBatch:
+    """A batch of noise with every label, crops of `size` px."""
+    rng = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (clips, frames, size, size, 3), dtype=torch.uint8, generator=rng)
+    return ClipBatch(
+        video=pixels.permute(0, 1, 4, 2, 3),
+        frame_valid=torch.ones(clips, frames, dtype=torch.bool),
+        joints_uv_crop_px=(size - 1) * torch.rand(clips, frames, JOINTS, 2, generator=rng),
+        depth_rel=torch.randn(clips, frames, JOINTS, generator=rng),
+        joint_valid=torch.ones(clips, frames, JOINTS, dtype=torch.bool),
+        gesture=torch.randint(gestures, (clips,), generator=rng),
+        gesture_valid=torch.ones(clips, dtype=torch.bool),
+        video_index=torch.arange(clips),
+        frame_index=torch.arange(frames).expand(clips, frames),
+    )
+
+
+def steps_at_once(device: torch.device) -> int:
+    """Steps that are timed together: on a GPU one alone would be over before it is launched as in a training."""
+    return 20 if device.type == "cuda" else 1
+
+
+def step(training: Training, batch: ClipBatch, count: int = 1) -> Callable[[], object]:
+    """`count` optimisation steps, augmentation included, on a batch that is on the device before."""
+    return train_on(training, [batch.to(training.execution.device)] * count)
+
+
+def train_on(training: Training, batches: Batches) -> Callable[[], object]:
+    """An optimisation step on each of `batches`, augmentation included; it ends when the device has."""
+    return partial(
+        train_epoch,
+        training.replica,
+        training.criterion,
+        training.optimiser,
+        batches,
+        training.execution,
+        augment=augmentation(training),
+        title="training steps",
+    )
+
+
+def augmentation(training: Training) -> Callable[[ClipBatch], ClipBatch]:
+    """That of the training's first epoch."""
+    return partial(augment, settings=training.augment, seed=training.settings.seed, epoch=1)
+
+
+def inference(training: Training, batches: list[ClipBatch]) -> Callable[[], object]:
+    """The network's outputs for `batches`, fetched from the device."""
+
+    def run() -> None:
+        for _, outputs in infer(training.network, batches, training.execution, title="inference"):
+            outputs[-1].logits.cpu()  # waits for the device
+
+    return run
