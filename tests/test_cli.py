@@ -192,6 +192,15 @@ def test_annotations_then_pictures_for_a_part_then_prepared_data(gesturepose: Co
     assert gesturepose("verify", out).code == 0
 
 
+def test_a_gpu_that_is_not_there_is_said_before_anything_is_written(
+    gesturepose: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    done = gesturepose("generate", tmp_path / "root", "--size", "test", "--device", "cuda")
+    assert done.code == 2 and "no CUDA device is there" in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_generate_does_not_replace_what_is_not_its_own(gesturepose: Command, tmp_path: Path) -> None:
     (tmp_path / "recordings").mkdir()
     (tmp_path / "recordings" / "take_1.mp4").write_bytes(b"mine")

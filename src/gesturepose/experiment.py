@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from gesturepose.checkpoint import load_into, load_state, load_weights, save_state
 from gesturepose.data.augment import augment
-from gesturepose.data.clips import PreparedData, Video, evaluation_loader, training_loader
+from gesturepose.data.clips import BatchLoader, PreparedData, Video, evaluation_loader, training_loader
 from gesturepose.data.delivery import Prefetched, resident_pixels
 from gesturepose.engine import Criterion, Execution, LossMeans, infer, predict, quick_scores, train_epoch
 from gesturepose.errors import InputError
@@ -73,6 +73,20 @@ class Training:
     best_value: float = float("-inf")
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
+
+    def batches(self, epoch: int) -> BatchLoader:
+        """This process's part of the batches of an epoch."""
+        settings = self.settings
+        return training_loader(
+            self.data,
+            self.train_videos,
+            segments=settings.segments,
+            clips_per_batch=settings.clips_per_batch,
+            seed=settings.seed,
+            epoch=epoch,
+            pixels=self.pixels,
+            world=self.execution.world,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values; what a training draws at random depends on seed and epoch alone."""
@@ -137,21 +151,11 @@ def fit(training: Training, checkpoint: Path | None = None) -> Iterator[Epoch]:
     while training.epochs_done < settings.epochs and not training.finished:
         number = training.epochs_done + 1
         rate = training.learning_rate.value
-        batches = training_loader(
-            training.data,
-            training.train_videos,
-            segments=settings.segments,
-            clips_per_batch=settings.clips_per_batch,
-            seed=settings.seed,
-            epoch=number,
-            pixels=training.pixels,
-            world=world,
-        )
         losses = train_epoch(
             training.replica,
             training.criterion,
             training.optimiser,
-            Prefetched(batches, training.execution.device),
+            Prefetched(training.batches(number), training.execution.device),
             training.execution,
             augment=partial(augment, settings=training.augment, seed=settings.seed, epoch=number),
             title=f"{name} {number}/{settings.epochs}",

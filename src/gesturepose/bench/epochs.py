@@ -39,8 +39,8 @@ LOADING: Final = Section(
 )
 EPOCHS: Final = Section(
     title="Epochs, evaluation, tracking",
-    about="The demo's videos under the settings of params.yaml, not compiled; an epoch has one clip of each training "
-    "video. Tracking is what a stage does after each epoch: its metrics into an MLflow store (here one of its own), "
+    about="The generated set's videos under the settings of params.yaml, not compiled; an epoch has one clip of each "
+    "training video. Tracking is what a stage does after each epoch: its metrics into an MLflow store (here one of its own), "
     "and the training's state to the disk. Few repeats.",
 )
 PAIRS: Final = 4  # for each repeat, of what differs by little
@@ -96,8 +96,8 @@ def _epoch(workplace: Workplace) -> list[Row]:
     return EPOCHS.rows([row(what, seconds["network"], "s", Values(f"the same, {PLAIN}", seconds[PLAIN]))])
 
 
-def _demo_epoch(workplace: Workplace) -> list[Row]:
-    """All of the demo's training videos, its test videos, and what is written down after an epoch."""
+def _whole_epoch(workplace: Workplace) -> list[Row]:
+    """All training videos, all test videos, and what is written down after an epoch."""
     params, data = _endless(workplace.params), workplace.prepared
     training = build_training(params, data, variant(params.runtime, compile=False))
     network = training.network
@@ -197,4 +197,4 @@ def _first_epoch(training: Training, batches: int | None = None) -> BatchLoader:
     return Prefetched(loader, training.execution.device)
 
 
-CASES: Final = (Case("loading", _loading), Case("epoch", _epoch), Case("demo epoch", _demo_epoch))
+CASES: Final = (Case("loading", _loading), Case("short epoch", _epoch), Case("whole epoch", _whole_epoch))

@@ -21,6 +21,7 @@ from gesturepose.data.prepare import prepare
 from gesturepose.geometry import FPHA_CAMERA
 from gesturepose.params import Params, PrepareSettings
 from gesturepose.synthetic.motion import joints_cam_mm, plan
+from gesturepose.synthetic.plan import Size
 from gesturepose.synthetic.renderer import render_video
 from gesturepose.synthetic.writer import write_root
 
@@ -49,25 +50,30 @@ class Workplace:
         return min(self.repeats, most)
 
     def root(self, width: int, frames: int | None = None) -> Root:
-        """The first videos of the generator's demo with at least `frames` frames, or all, pictures `width` px wide.
+        """The first videos of the generated set with at least `frames` frames, or all, pictures `width` px wide.
 
         The annotations are the generator's. The pictures are a few rendered ones in turn, each frame a file of its
         own: decoding and cutting take the same time as if all were different.
         """
         if (width, frames) not in self._roots:
             path = self.folder / f"root_{width}_{frames or 'all'}"
-            write_root(path, size="demo", image_width=width, seed=0, workers=CROP_WORKERS, annotations_only=True)
+            write_root(path, size=self.size, image_width=width, seed=0, workers=CROP_WORKERS, annotations_only=True)
             root = open_root(path, validation=self.params.data.validation, need_frames=False)
             root = root if frames is None else first_videos(root, frames)
             _write_pictures(root, self._rendered)
             self._roots[width, frames] = root
         return self._roots[width, frames]
 
+    @property
+    def size(self) -> Size:
+        """The generator's set that is worked on: the demo, or the smaller one of the `test` profile."""
+        return "test" if self.params.generate.size == "test" else "demo"
+
     @cached_property
     def _rendered(self) -> list[NDArray[np.uint8]]:
-        """Frames of different videos of the demo, uint8 [H, W, 3] RGB, `_RENDERED_WIDTH` px wide."""
+        """Frames of different videos of the set, uint8 [H, W, 3] RGB, `_RENDERED_WIDTH` px wide."""
         camera = FPHA_CAMERA.scaled(_RENDERED_WIDTH / FPHA_CAMERA.width)
-        videos = plan("demo", 0)
+        videos = plan(self.size, 0)
         pictures = []
         for video in videos[:: len(videos) // _DISTINCT_PICTURES][:_DISTINCT_PICTURES]:
             middle = joints_cam_mm(video)[video.frames // 2 :][:1]
@@ -76,11 +82,11 @@ class Workplace:
 
     @property
     def prepared(self) -> PreparedData:
-        """Crops of all of the demo's videos, as params.yaml has them."""
+        """Crops of all of the set's videos, as params.yaml has them."""
         return self.prepared_at(self.params.prepare.image_size)
 
     def prepared_at(self, size: int) -> PreparedData:
-        """Crops of `size` px of all of the demo's videos, with its split into train, validation and test."""
+        """Crops of `size` px of all of the set's videos, with its split into train, validation and test."""
         if size not in self._prepared:
             out = self.folder / f"prepared_{size}"
             prepare(self.root(SMALL_WIDTH), out, self.crops(size), workers=CROP_WORKERS)
