@@ -324,20 +324,55 @@ def training_loader(
     Raises:
         InputError: the batches cannot be divided evenly among the processes.
     """
-    positions = _positions(data)
-    drawn: list[tuple[float, _Clip]] = []
-    for video in videos:
-        video_index = positions[video.key]
-        rng = np.random.default_rng((seed, epoch, video_index))
-        place = rng.random()
-        frames = training_frames(video.frames, segments, rng)
-        drawn.append((place, _Clip(video_index, frames, np.ones(segments, dtype=np.bool_))))
-    drawn.sort(key=lambda entry: (entry[0], entry[1].video_index))
-    batches = _batched([clip for _, clip in drawn], clips_per_batch)
+    batches = _batched(_drawn_clips(data, videos, segments, seed, epoch), clips_per_batch)
     if len(batches) > 1 and len(batches[-1]) < clips_per_batch:
         batches.pop()
     shares = [batch[world.share(len(batch), "a batch")] for batch in batches]
     return _Batches(data, shares, pixels, pose_labelled, gesture_labelled)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Videos that give `clips_per_batch` clips to each batch of a `step_loader`."""
+
+    videos: Sequence[Video]
+    clips_per_batch: int
+
+
+def step_loader(
+    data: PreparedData,
+    streams: Sequence[Stream],
+    *,
+    segments: int,
+    first_step: int,
+    steps: int,
+    seed: int,
+    pose_labelled: frozenset[str] | None = None,
+    gesture_labelled: frozenset[str] | None = None,
+    pixels: Tensor | None = None,
+    world: World = ALONE,
+) -> BatchLoader:
+    """Batches number `first_step` … `first_step + steps - 1` of an endless training on several streams at once.
+
+    A stream goes through its videos again and again, each time in a new order, and each batch takes up where the one
+    before it ended. What a stream gives does not depend on the others: trainings with and without unlabelled videos
+    see the same labelled clips in the same order. The other arguments are those of `training_loader`.
+    """
+    batches: list[list[_Clip]] = [[] for _ in range(steps)]
+    for stream in streams:
+        count, length = stream.clips_per_batch, len(stream.videos)
+        if not count:
+            continue
+        if not length:
+            raise InputError(f"a stream of no videos has to give {count} clips a batch")
+        first, last = first_step * count, (first_step + steps) * count  # in the endless sequence of clips
+        passes = range(first // length, -(-last // length))
+        clips = [clip for number in passes for clip in _drawn_clips(data, stream.videos, segments, seed, number)]
+        start = first - passes.start * length
+        for step, batch in enumerate(batches):
+            of_stream = clips[start + step * count : start + (step + 1) * count]
+            batch += of_stream[world.share(count, "a batch")]
+    return _Batches(data, batches, pixels, pose_labelled, gesture_labelled)
 
 
 def evaluation_loader(
@@ -361,6 +396,20 @@ def evaluation_loader(
         for frames, valid in test_clips(video.frames, segments)
     ]
     return _Batches(data, _batched(clips, clips_per_batch)[world.rank :: world.size], pixels)
+
+
+def _drawn_clips(data: PreparedData, videos: Sequence[Video], segments: int, seed: int, epoch: int) -> list[_Clip]:
+    """One clip of each video, in random order; place and frames come from (seed, epoch, video) alone."""
+    positions = _positions(data)
+    drawn: list[tuple[float, _Clip]] = []
+    for video in videos:
+        video_index = positions[video.key]
+        rng = np.random.default_rng((seed, epoch, video_index))
+        place = rng.random()
+        frames = training_frames(video.frames, segments, rng)
+        drawn.append((place, _Clip(video_index, frames, np.ones(segments, dtype=np.bool_))))
+    drawn.sort(key=lambda entry: (entry[0], entry[1].video_index))
+    return [clip for _, clip in drawn]
 
 
 def _batched(clips: list[_Clip], clips_per_batch: int) -> list[list[_Clip]]:
