@@ -190,11 +190,14 @@ def test_a_changed_loss_weight_trains_again_and_prepares_nothing(reproduced):
 def test_two_processes_train_as_one_and_log_once(reproduced):
     """`runtime.launcher` with torchrun: the stages run again, in one MLflow run each."""
     folder, _ = reproduced
-    before = json.loads((folder / "reports/evaluate/metrics.json").read_text())
+    before = [line.split(",") for line in (folder / "reports/train/history.csv").read_text().splitlines()]
     edit(folder / "params.yaml", "launcher: python ", "launcher: torchrun --standalone --nproc-per-node=2 ")
     assert stages_run(run("dvc", "repro", "dvc.yaml", cwd=folder)) == ["finetune", "train", "evaluate", "report"]
-    after = json.loads((folder / "reports/evaluate/metrics.json").read_text())
-    assert after["data"] == before["data"]
+    after = [line.split(",") for line in (folder / "reports/train/history.csv").read_text().splitlines()]
+    loss = before[0].index("loss")
+    assert after[0] == before[0] and len(after) == len(before) > 2
+    for row, other in zip(before[1:], after[1:], strict=True):
+        assert row[:2] == other[:2] and abs(float(row[loss]) - float(other[loss])) < 0.01 * float(row[loss])
     client = MlflowClient(f"sqlite:///{folder}/.gesturepose/mlflow.db")
     experiment = client.get_experiment_by_name("gesturepose")
     newest = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"], max_results=5)
@@ -203,4 +206,7 @@ def test_two_processes_train_as_one_and_log_once(reproduced):
     )
     assert stages == ["evaluate", "finetune", "report", "train"]
     assert {found.info.status for found in newest} == {"FINISHED"}
+    (trained,) = [found for found in newest if found.data.tags.get("gesturepose.stage") == "train"]
+    steps = [metric.step for metric in client.get_metric_history(trained.info.run_id, "train/loss")]
+    assert steps == [1, 2], "one process logs"
     assert not list((folder / ".gesturepose/checkpoints").glob("*"))

@@ -49,7 +49,7 @@ def results_and_gradients(call, module, zero_order):
 
 def assert_equal_to_plain(module, zero_order, valid):
     fast = results_and_gradients(lambda x: relate(module, x, valid), module, zero_order)
-    plain = results_and_gradients(lambda x: plain_relation(module, x, valid), module, zero_order)
+    plain = results_and_gradients(lambda x: plain_relation(module, x, valid, PARTS), module, zero_order)
     for ours, reference in zip(fast[:3], plain[:3], strict=True):
         torch.testing.assert_close(ours, reference, rtol=1e-10, atol=1e-10)
     for name, gradient in plain[3].items():

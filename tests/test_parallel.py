@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from gesturepose.backbone import initial_trunk
 from gesturepose.data.clips import evaluation_loader, training_loader
 from gesturepose.errors import InputError
+from gesturepose.experiment import collaborative_training
 from gesturepose.parallel import WholeBatchNorm2d, World
 from gesturepose.params import apply_profile
 
@@ -110,6 +112,12 @@ def test_a_batch_that_cannot_be_divided_is_refused(prepared):
         training_loader(
             prepared, prepared.split("train"), segments=5, clips_per_batch=6, seed=0, epoch=1, world=World(0, 4)
         )
+
+
+def test_a_setting_that_cannot_be_divided_is_named(prepared, params):
+    settings = params.model_copy(update={"train": params.train.model_copy(update={"clips_per_batch": 3})})
+    with pytest.raises(InputError, match=r"train\.clips_per_batch is 3, but 2 processes share each batch"):
+        collaborative_training(settings, prepared, initial_trunk(params.network, seed=0), World(0, 2))
 
 
 def test_more_processes_than_gpus_are_refused(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gesturepose.bench.plain import plain_network
+from gesturepose.bench.plain import PlainNetwork
 from gesturepose.bench.trainings import build_training, plain_variant, random_batch, variant
 from gesturepose.engine import train_epoch
 from gesturepose.models.collaborative import build_network, build_trunk
@@ -62,7 +62,7 @@ def results(network, frame_valid):
 
 
 def assert_equal(network, frame_valid):
-    plain = plain_network(network)
+    plain = PlainNetwork(network)
     values, by_frames, by_parameter = results(network, frame_valid)
     plain_values, plain_by_frames, plain_by_parameter = results(plain, frame_valid)
     assert len(values) == 3 * network.rounds
@@ -93,7 +93,7 @@ def test_network_that_computes_iterations_twice_equals_the_plain_one(params):
 
 def test_plain_network_shares_everything_and_counts_batches_alike(params):
     network = build(params, {"iterations": 2})
-    plain = plain_network(network)
+    plain = PlainNetwork(network)
     assert all(ours is theirs for ours, theirs in zip(network.parameters(), plain.parameters(), strict=True))
     assert network.state_dict().keys() == plain.state_dict().keys()
     valid = torch.tensor(FRAMES["all frames"])
@@ -106,7 +106,7 @@ def test_plain_network_shares_everything_and_counts_batches_alike(params):
     for name, tensor in after[0].items():
         torch.testing.assert_close(tensor, after[1][name], rtol=1e-10, atol=1e-10, msg=name)
     assert any("running_mean" in name and not torch.equal(after[0][name], start[name]) for name in start)
-    assert not plain_network(network.eval()).training
+    assert not PlainNetwork(network.eval()).training
 
 
 def test_training_with_the_plain_network_is_the_same_training(params, prepared):
@@ -127,6 +127,6 @@ def test_training_with_the_plain_network_is_the_same_training(params, prepared):
 
 
 def test_two_frames_are_refused(params):
-    plain = plain_network(build(params, {}))
+    plain = PlainNetwork(build(params, {}))
     with pytest.raises(ValueError, match="at least 3 frames"):
         plain(video()[:, :2], torch.ones(B, 2, dtype=torch.bool))

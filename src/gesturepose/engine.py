@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from gesturepose import metrics
-from gesturepose.data.clips import PreparedData, Video
+from gesturepose.data.clips import BatchLoader, PreparedData, Video
 from gesturepose.errors import InputError
 from gesturepose.geometry import back_project, crop_to_image
 from gesturepose.heatmaps import decode_heatmaps, heatmap_to_crop
@@ -25,14 +25,6 @@ from gesturepose.structures import DEPTH_UNIT_MM, ClipBatch, IterationOutput, Pr
 
 Criterion = Callable[[Any, ClipBatch, World], Losses]
 LOSS_NAMES = ("loss", "loss_heatmap", "loss_depth", "loss_gesture")
-
-
-class Batches(Protocol):
-    """What a loader is to the engine."""
-
-    def __iter__(self) -> Iterator[ClipBatch]: ...
-
-    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -55,7 +47,12 @@ class Execution:
         mode = "reduce-overhead" if self.device.type == "cuda" else None
         return torch.compile(function, dynamic=False, mode=mode)
 
-    def bar(self, batches: Batches, title: str) -> tqdm[ClipBatch]:
+    def begin_step(self) -> None:
+        """What the compiled programs gave in the step before has been used up."""
+        if self.compiled:  # the first call imports the compiler, which takes seconds
+            torch.compiler.cudagraph_mark_step_begin()
+
+    def bar(self, batches: BatchLoader, title: str) -> tqdm[ClipBatch]:
         """A progress bar over `batches`, in the leading process of a terminal."""
         return tqdm(batches, desc=title, unit="batch", leave=False, disable=None if self.world.leads else True)
 
@@ -97,7 +94,7 @@ def train_epoch(
     network: nn.Module,
     criterion: Criterion,
     optimiser: Optimizer,
-    batches: Batches,
+    batches: BatchLoader,
     execution: Execution,
     *,
     augment: Callable[[ClipBatch], ClipBatch],
@@ -113,7 +110,7 @@ def train_epoch(
     means = LossMeans()
     for batch in execution.bar(batches, title):
         moved = augment(batch.to(execution.device))
-        torch.compiler.cudagraph_mark_step_begin()
+        execution.begin_step()
         losses = forward(network, criterion, moved, execution)
         optimiser.zero_grad(set_to_none=True)
         losses.total.backward()
@@ -129,13 +126,15 @@ def train_epoch(
 
 
 @torch.inference_mode()
-def infer(network: nn.Module, batches: Batches, execution: Execution, *, title: str) -> Iterator[tuple[ClipBatch, Any]]:
+def infer(
+    network: nn.Module, batches: BatchLoader, execution: Execution, *, title: str
+) -> Iterator[tuple[ClipBatch, Any]]:
     """The network's outputs, batch after batch, in evaluation mode; to be used up before the next is asked for."""
     network.eval()
     forward = execution.compile(outputs_of)
     for batch in execution.bar(batches, title):
         moved = batch.to(execution.device)
-        torch.compiler.cudagraph_mark_step_begin()
+        execution.begin_step()
         yield moved, forward(network, moved, execution)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -142,7 +143,7 @@ def fit(training: Training, checkpoint: Path | None = None) -> Iterator[Epoch]:
         # An epoch may have been saved and not yet logged when the earlier process ended.
         for done in training.history:
             yield Epoch(int(done["epoch"]), {key: value for key, value in done.items() if key != "epoch"}, None, False)
-    if int(world.sum(torch.tensor(training.epochs_done))) != world.size * training.epochs_done:
+    if int(world.sum(torch.tensor(training.epochs_done != world.from_leader(training.epochs_done)))):
         raise InputError(
             "the processes do not see the same checkpoint", file=checkpoint, hint="They need one shared file system."
         )
@@ -200,7 +201,9 @@ def finetuning(params: Params, data: PreparedData, trunk: Trunk, world: World = 
     """The trunk with one 1×1 to heatmaps, under L2d alone, on the training videos with pose labels."""
     torch.manual_seed(params.finetune.seed)
     network = build_heatmap_network(params.network, trunk)
-    return _training(params, data, network, HeatmapCriterion(), params.finetune, world, keep_best=False)
+    return _training(
+        params, data, network, HeatmapCriterion(), params.finetune, world, section="finetune", keep_best=False
+    )
 
 
 def collaborative_training(params: Params, data: PreparedData, trunk: Trunk, world: World = ALONE) -> Training:
@@ -208,9 +211,8 @@ def collaborative_training(params: Params, data: PreparedData, trunk: Trunk, wor
     torch.manual_seed(params.train.seed)
     network = build_network(params.network, trunk, gestures=len(data.gestures), image_size=data.image_size)
     keep_best = params.train.select == "best"
-    return _training(
-        params, data, network, CollaborativeCriterion(params.loss), params.train, world, keep_best=keep_best
-    )
+    criterion = CollaborativeCriterion(params.loss)
+    return _training(params, data, network, criterion, params.train, world, section="train", keep_best=keep_best)
 
 
 def load_trunk(settings: NetworkSettings, path: Path) -> Trunk:
@@ -302,7 +304,7 @@ def prepare_execution(runtime: RuntimeSettings, world: World = ALONE) -> Executi
             f"runtime.compile is true, but {world.size} processes train together",
             hint="Set it to false: what the processes exchange within a step is not compiled.",
         )
-    if runtime.compile and shutil.which(os.environ.get("CXX", "g++")) is None:
+    if runtime.compile and shutil.which(shlex.split(os.environ.get("CXX", "g++"))[0]) is None:
         raise InputError(
             "runtime.compile is true, but there is no C++ compiler, which torch.compile needs",
             hint="Install g++, name another in the variable CXX, or set runtime.compile to false.",
@@ -313,7 +315,8 @@ def prepare_execution(runtime: RuntimeSettings, world: World = ALONE) -> Executi
     # It would fill all new memory, for code that reads before it writes: 6 % of a step, and there is none here.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not runtime.deterministic
-    # float32 means float32. Beside bf16, TF32 loses nothing: it holds bf16 values exactly, and sums in fp32.
+    # float32 means float32. Beside bf16, TF32 costs little: the Gram matrix is of bf16 values, which it holds exactly,
+    # and composed weights, which it rounds to 10 bits, are rounded to bf16's 7 anyway.
     allow_tf32 = runtime.precision != "float32"
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allow_tf32
     precision = torch.bfloat16 if runtime.precision == "bfloat16" else torch.float32
@@ -328,9 +331,15 @@ def _training(
     settings: FinetuneSettings,
     world: World,
     *,
+    section: str,
     keep_best: bool,
 ) -> Training:
     execution = prepare_execution(params.runtime, world)
+    if settings.clips_per_batch % world.size:
+        raise InputError(
+            f"{section}.clips_per_batch is {settings.clips_per_batch}, but {world.size} processes share each batch",
+            hint=f"Make it a multiple of {world.size}, or change runtime.launcher.",
+        )
     train_videos = data.split("train")
     if not train_videos:
         raise InputError("the prepared data has no training video", file=data.folder, hint="See data.protocol.")

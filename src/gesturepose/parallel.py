@@ -15,7 +15,6 @@ from typing import Any, Final
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
 from gesturepose.errors import InputError
@@ -62,7 +61,7 @@ class World:
         if count % self.size:
             raise InputError(
                 f"{what} of {count} clips cannot be divided evenly among {self.size} processes",
-                hint=f"Choose a multiple of {self.size}, or another number of processes.",
+                hint="Choose another number of processes.",
             )
         part = count // self.size
         return slice(self.rank * part, (self.rank + 1) * part)
@@ -111,8 +110,7 @@ def replicated(network: nn.Module, world: World, device: torch.device) -> nn.Mod
         nn.SyncBatchNorm.convert_sync_batchnorm(network)
     else:
         _convert(network, world)
-    # Buffers need no broadcast: each process computes the same statistics.
-    return DistributedDataParallel(network, broadcast_buffers=False)
+    return DistributedDataParallel(network)
 
 
 class WholeBatchNorm2d(nn.BatchNorm2d):
@@ -141,9 +139,25 @@ class WholeBatchNorm2d(nn.BatchNorm2d):
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
 
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum over the processes; what each adds to it has the gradients of all of them."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
+
+
 def _sum(value: Tensor) -> Tensor:
-    """The sum over the processes, with its gradient: each process's share is the sum of all the gradients."""
-    return all_reduce(value)
+    total: Tensor = _SumOverProcesses.apply(value)
+    return total
 
 
 def _convert(module: nn.Module, world: World) -> None:

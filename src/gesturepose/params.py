@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError
@@ -117,7 +117,7 @@ class AugmentSettings(_Section):
 class RuntimeSettings(_Section):
     """Where and in which precision; all but `workers` and `checkpoint_iterations` change the weights' bits."""
 
-    launcher: Annotated[str, Field(min_length=1)]
+    launcher: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["float32", "tf32", "bfloat16"]
     channels_last: bool

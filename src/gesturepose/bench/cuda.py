@@ -14,7 +14,7 @@ from gesturepose.bench.measure import Row, Section, Unit, Values, alternately, n
 from gesturepose.bench.memory import step_mib
 from gesturepose.bench.paper import CHECKPOINTED, NETWORK, memory_variants, paper_batch
 from gesturepose.bench.rendering import WORKERS, Scene, render_scene, renderers, sample_videos
-from gesturepose.bench.steps import compiled_anew, step_rates
+from gesturepose.bench.steps import compiled_anew, step_seconds
 from gesturepose.bench.trainings import (
     PAPER_CLIPS,
     PAPER_FRAMES,
@@ -28,6 +28,7 @@ from gesturepose.bench.trainings import (
     variant,
 )
 from gesturepose.bench.workplace import Case, Workplace
+from gesturepose.experiment import prepare_execution
 from gesturepose.geometry import FPHA_CAMERA
 from gesturepose.params import STREAMS, RuntimeSettings
 from gesturepose.synthetic.motion import joints_cam_mm
@@ -83,8 +84,10 @@ def _steps(workplace: Workplace) -> list[Pair]:
     batch = paper_batch(workplace, gpu)
     trainings = {name: build_training(params, data, chosen, iterations=2) for name, chosen in variants.items()}
     with compiled_anew(workplace.folder / "compiled_on_gpu"):
+        prepare_execution(variants[_COMPILED].runtime)
         step(trainings[_COMPILED], batch, _WARM_UP_STEPS)()
-        speed = step_rates(trainings, variants, batch, workplace.repeats)
+        seconds = step_seconds(trainings, variants, batch, workplace.repeats)
+    speed = {name: rates(batch.frame_valid.numel(), values) for name, values in seconds.items()}
     return [(speed[name], speed[PLAIN]) for name in (*_PRECISIONS, _COMPILED)]
 
 

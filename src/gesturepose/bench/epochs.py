@@ -18,6 +18,7 @@ from gesturepose.bench.trainings import (
     build_training,
     plain_variant,
     steps_at_once,
+    switching,
     train_on,
     variant,
 )
@@ -40,8 +41,8 @@ LOADING: Final = Section(
 EPOCHS: Final = Section(
     title="Epochs, evaluation, tracking",
     about="The generated set's videos under the settings of params.yaml, not compiled; an epoch has one clip of each "
-    "training video. Tracking is what a stage does after each epoch: its metrics into an MLflow store (here one of its own), "
-    "and the training's state to the disk. Few repeats.",
+    "training video. Tracking is what a stage does after each epoch: its metrics into an MLflow store (here one of its "
+    "own), and the training's state to the disk. Few repeats.",
 )
 PAIRS: Final = 4  # for each repeat, of what differs by little
 _BATCHES_ON_CPU: Final = 2
@@ -88,7 +89,9 @@ def _epoch(workplace: Workplace) -> list[Row]:
     params, data = _endless(workplace.params), workplace.prepared
     variants = {"network": variant(params.runtime, compile=False), PLAIN: plain_variant(params.runtime)}
     epochs = {name: fit(_shortened(build_training(params, data, chosen))) for name, chosen in variants.items()}
-    seconds = alternately({name: partial(next, epoch) for name, epoch in epochs.items()}, workplace.few())
+    seconds = alternately(
+        {name: partial(next, epoch) for name, epoch in epochs.items()}, workplace.few(2), before=switching(variants)
+    )
     shown = _shortened(build_training(params, data, variants["network"]))
     what = f"epoch of {len(shown.train_videos)} videos"
     if shown.validation_videos:
@@ -121,6 +124,7 @@ def _whole_epoch(workplace: Workplace) -> list[Row]:
 
     loader = _first_epoch(training)
     with _tracked(workplace, params, first) as log:
+        log()  # the first time, MLflow's tables are read
         seconds = alternately(
             {
                 "epoch": train_on(training, loader),
@@ -129,6 +133,7 @@ def _whole_epoch(workplace: Workplace) -> list[Row]:
                 "state": lambda: save_state(workplace.folder / "state.pt", training.state_dict()),
             },
             workplace.few(2),
+            warm_up=False,
         )
     frames = len(loader) * training.settings.clips_per_batch * training.settings.segments
     epoch = f"epoch of {len(training.train_videos)} videos, {frames:,} frames"

@@ -7,7 +7,7 @@ from typing import Final
 
 from gesturepose.bench.measure import Row, Section, Values, alternately, milliseconds_each, row
 from gesturepose.bench.memory import step_mib
-from gesturepose.bench.steps import fixed_batch
+from gesturepose.bench.steps import fixed_batch, step_memory, step_seconds
 from gesturepose.bench.trainings import (
     PLAIN,
     build_training,
@@ -43,10 +43,9 @@ def _cell(channels: int, iterations: int, workplace: Workplace) -> list[Row]:
         name: build_training(params, data, chosen, channels=channels, iterations=iterations)
         for name, chosen in variants.items()
     }
-    count = steps_at_once(trainings[PLAIN].execution.device)
-    seconds = alternately({name: step(training, batch, count) for name, training in trainings.items()}, workplace.few())
-    milliseconds = {name: milliseconds_each(count, values) for name, values in seconds.items()}
-    mib = {name: [step_mib(training, batch)] for name, training in trainings.items()}
+    mib = step_memory(trainings, variants, batch)  # warms up as well
+    seconds = step_seconds(trainings, variants, batch, workplace.few(), warm_up=False)
+    milliseconds = {name: milliseconds_each(1, values) for name, values in seconds.items()}
     what = f"C={channels}, {iterations} iteration{'s' if iterations > 1 else ''}"
     return GRID.rows(
         [

@@ -6,7 +6,7 @@ from typing import Final
 
 from gesturepose.bench.measure import Row, Section, Values, alternately, milliseconds_each, rates, row
 from gesturepose.bench.steps import fixed_batch, ladder
-from gesturepose.bench.trainings import PLAIN, build_training, inference, plain_variant, variant
+from gesturepose.bench.trainings import PLAIN, build_training, inference, plain_variant, switching, variant
 from gesturepose.bench.workplace import Case, Workplace
 from gesturepose.data.clips import evaluation_loader
 from gesturepose.structures import ClipBatch
@@ -32,6 +32,7 @@ def _batched(workplace: Workplace) -> list[Row]:
     seconds = alternately(
         {name: inference(build_training(params, data, chosen), [batch]) for name, chosen in variants.items()},
         workplace.repeats,
+        before=switching(variants),
     )
     speed = {name: rates(batch.frame_valid.numel(), values) for name, values in seconds.items()}
     what = f"{len(batch.gesture)} clips a batch"
@@ -53,6 +54,7 @@ def _latency(workplace: Workplace) -> list[Row]:
             for name, chosen in variants.items()
         },
         workplace.repeats,
+        before=switching(variants),
     )
     each = {name: milliseconds_each(_CLIPS_IN_TURN, values) for name, values in seconds.items()}
     what = f"one clip of {params.train.segments} frames"

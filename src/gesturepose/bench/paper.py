@@ -8,7 +8,7 @@ import psutil
 
 from gesturepose.bench.measure import Row, Section, Values, alternately, not_measured, rates, row
 from gesturepose.bench.memory import step_mib
-from gesturepose.bench.steps import step_rates
+from gesturepose.bench.steps import step_memory, step_seconds
 from gesturepose.bench.trainings import (
     PAPER_CLIPS,
     PAPER_FRAMES,
@@ -20,6 +20,7 @@ from gesturepose.bench.trainings import (
     paper_params,
     plain_variant,
     random_batch,
+    switching,
     variant,
 )
 from gesturepose.bench.workplace import Case, Workplace
@@ -55,14 +56,19 @@ def _two_iterations(workplace: Workplace) -> list[Row]:
     variants = {NETWORK: variant(params.runtime, compile=False), PLAIN: plain_variant(params.runtime)}
     trainings = {name: build_training(params, data, chosen, iterations=2) for name, chosen in variants.items()}
     batch = paper_batch(workplace, params.runtime)
-    steps = step_rates(trainings, variants, batch, workplace.few(2))
-    mib = {name: [step_mib(training, batch)] for name, training in trainings.items()}
-    seconds = alternately({name: inference(training, [batch]) for name, training in trainings.items()}, workplace.few())
+    mib = step_memory(trainings, variants, batch)  # warms up as well
+    seconds = step_seconds(trainings, variants, batch, workplace.few(2), warm_up=False)
+    trained = {name: rates(batch.frame_valid.numel(), values) for name, values in seconds.items()}
+    seconds = alternately(
+        {name: inference(training, [batch]) for name, training in trainings.items()},
+        workplace.few(),
+        before=switching(variants),
+    )
     inferred = {name: rates(batch.frame_valid.numel(), values) for name, values in seconds.items()}
     what = f"{_shape(batch)}, 2 iterations"
     return PAPER.rows(
         [
-            row(f"{what}: training step", steps[NETWORK], "frames/s", Values(PLAIN, steps[PLAIN])),
+            row(f"{what}: training step", trained[NETWORK], "frames/s", Values(PLAIN, trained[PLAIN])),
             row(f"{what}: its memory", mib[NETWORK], "MiB", Values(PLAIN, mib[PLAIN])),
             row(f"{what}: inference", inferred[NETWORK], "frames/s", Values(PLAIN, inferred[PLAIN])),
         ]

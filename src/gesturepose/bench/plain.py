@@ -9,6 +9,7 @@ and gradients, and with one training.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,13 @@ from gesturepose.structures import IterationOutput, precise
 class PlainNetwork(CollaborativeNetwork):
     """A `CollaborativeNetwork` of the very modules of another, with their names; only `forward` is its own."""
 
+    def __init__(self, network: CollaborativeNetwork) -> None:
+        super().__init__(network.trunk, network.iterations, network.to_pose, rounds=network.rounds)
+        iteration = network.iterations[0]
+        assert isinstance(iteration, Iteration)
+        self.parts = [column.nonzero().flatten().tolist() for column in iteration.gesture.relation.parts_to_joints.T]
+        self.train(network.training)
+
     def forward(self, video: Tensor, frame_valid: Tensor) -> list[IterationOutput]:
         """Frames [B, T, 3, H, W] (RGB, 0–255) and which of them count [B, T] → one output an iteration."""
         clips = frame_valid.shape
@@ -37,18 +45,12 @@ class PlainNetwork(CollaborativeNetwork):
             aggregated = iteration.to_gesture(torch.cat([joint_maps, pose_maps], dim=1))
             by_joint = iteration.gesture.by_joint(aggregated)
             zero_order = by_joint.unflatten(1, (heatmaps.shape[1], -1)).unflatten(0, clips)  # Zo [B, T, J, C, H, W]
-            gesture_maps, logits = plain_relation(iteration.gesture.relation, zero_order, frame_valid)
+            gesture_maps, logits = plain_relation(iteration.gesture.relation, zero_order, frame_valid, self.parts)
             outputs.append(IterationOutput(heatmaps.unflatten(0, clips), depth_rel.unflatten(0, clips), logits))
             if number + 1 < self.rounds:
                 passage = self.to_pose[number % len(self.to_pose)]
                 features = passage(torch.cat([joint_maps, gesture_maps.flatten(2, 3).flatten(0, 1)], dim=1))
         return outputs
-
-
-def plain_network(network: CollaborativeNetwork) -> PlainNetwork:
-    """The same network, parameters and buffers shared, computed literally."""
-    plain = PlainNetwork(network.trunk, network.iterations, network.to_pose, rounds=network.rounds)
-    return plain.train(network.training)
 
 
 def plain_trunk(trunk: Trunk, frames: Tensor) -> Tensor:
@@ -79,20 +81,25 @@ def plain_pose(pose: PoseSubNetwork, features: Tensor, joint_maps: Tensor) -> tu
     return heatmaps, depth_rel, pose_maps
 
 
-def plain_relation(relation: MultiOrderRelation, zero_order: Tensor, frame_valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Sec. 3.2 and 3.3: Zo [B, T, J, C, H, W] and which frames count [B, T] → 𝒢 [B, T, J, C, H, W], logits [B, A]."""
+def plain_relation(
+    relation: MultiOrderRelation, zero_order: Tensor, frame_valid: Tensor, parts: Sequence[Sequence[int]]
+) -> tuple[Tensor, Tensor]:
+    """Sec. 3.2 and 3.3: Zo [B, T, J, C, H, W] and which frames count [B, T] → 𝒢 [B, T, J, C, H, W], logits [B, A].
+
+    `parts` has the joints of each finger and of the palm, each joint once.
+    """
     clips = frame_valid.shape
-    membership = relation.parts_to_joints.bool()  # [J, P]
-    part_of_joint = membership.int().argmax(dim=1)
+    part_of = {joint: part for part, members in enumerate(parts) for joint in members}
+    parents = [part_of[joint] for joint in sorted(part_of)]
     gesture_maps, logits = [], []
     for number, copy in enumerate(stream_copies(relation, zero_order, frame_valid)):
         x = copy.flatten(0, 1)  # [N, J, C, H, W]
         if relation.multi_scale:
             level_1 = _related(x, relation.joint_relation, number)
-            pooled = torch.stack([level_1[:, members].mean(dim=1) for members in membership.unbind(1)], dim=1)
+            pooled = torch.stack([level_1[:, list(members)].mean(dim=1) for members in parts], dim=1)
             level_2 = _related(pooled, relation.part_relation, number)  # [N, P, C, H, W]
             level_3 = level_2.mean(dim=1)  # [N, C, H, W]
-            x = level_1 + level_2[:, part_of_joint] + level_3[:, None]
+            x = level_1 + level_2[:, parents] + level_3[:, None]
         else:
             level_3 = x.mean(dim=1)
         gesture_maps.append(x.unflatten(0, clips))

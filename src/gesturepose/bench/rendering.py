@@ -67,7 +67,7 @@ def _render_square(view: _View, workplace: Workplace) -> list[Row]:
         covered = _covered(joints_mm, camera, video)
         if covered.min() < view.least or covered.max() > view.most:
             raise RuntimeError(f"{video.key} covers {covered.round(2)} of the picture; {view.name} is meant")
-    seconds = rendering_seconds(scenes, workplace.repeats)
+    seconds = rendering_seconds(scenes, workplace.few())
     milliseconds = {name: milliseconds_each(_VIDEOS * _FRAMES, values) for name, values in seconds.items()}
     return _rows(f"{_SIDE}x{_SIDE}, {view.name}", milliseconds, "ms/frame")
 
@@ -77,7 +77,7 @@ def _render_demo(workplace: Workplace) -> list[Row]:
     scenes = [
         (joints_cam_mm(video)[:_FRAMES], camera, video.seed, video.scenario) for video in sample_videos("demo", _VIDEOS)
     ]
-    seconds = rendering_seconds(scenes, workplace.repeats)
+    seconds = rendering_seconds(scenes, workplace.few())
     speed = {name: rates(_VIDEOS * _FRAMES, values) for name, values in seconds.items()}
     return _rows(f"{camera.width}x{camera.height}, the demo's videos", speed, "frames/s")
 

@@ -22,6 +22,7 @@ from gesturepose.bench.trainings import (
     random_batch,
     step,
     steps_at_once,
+    switching,
     variant,
 )
 from gesturepose.bench.workplace import Case, Workplace
@@ -44,6 +45,7 @@ SETTINGS: Final = Section(
 NETWORK: Final = "network, float32, channels_last"
 _STEP: Final = "training step"
 _CURRENT: Final = "params.yaml, not compiled"
+_COMPILE: Final = "runtime.compile: true"
 _ON, _OFF = "deterministic", "not deterministic"
 
 
@@ -53,17 +55,42 @@ def fixed_batch(workplace: Workplace) -> ClipBatch:
     return random_batch(settings.clips_per_batch, settings.segments, data.image_size, len(data.gestures))
 
 
-def step_rates(
-    trainings: Mapping[str, Training], variants: Mapping[str, Variant], batch: ClipBatch, repeats: int
+def step_seconds(
+    trainings: Mapping[str, Training],
+    variants: Mapping[str, Variant],
+    batch: ClipBatch,
+    repeats: int,
+    *,
+    warm_up: bool = True,
 ) -> dict[str, list[float]]:
-    """Frames a second of each training's step, in turn, each under the process-wide switches of its own variant."""
+    """Seconds of one step of each training, in turn, each under its own variant's process-wide switches."""
     count = steps_at_once(next(iter(trainings.values())).execution.device)
     seconds = alternately(
         {name: step(training, batch, count) for name, training in trainings.items()},
         repeats,
-        before=lambda name: prepare_execution(variants[name].runtime),
+        warm_up=warm_up,
+        before=switching(variants),
     )
-    return {name: rates(count * batch.frame_valid.numel(), values) for name, values in seconds.items()}
+    return {name: [value / count for value in values] for name, values in seconds.items()}
+
+
+def step_memory(
+    trainings: Mapping[str, Training], variants: Mapping[str, Variant], batch: ClipBatch
+) -> dict[str, list[float]]:
+    """The one measurement, in MiB, of the peak memory of each training's step."""
+    mib = {}
+    for name, training in trainings.items():
+        prepare_execution(variants[name].runtime)
+        mib[name] = [step_mib(training, batch)]
+    return mib
+
+
+def _speed(
+    trainings: Mapping[str, Training], variants: Mapping[str, Variant], batch: ClipBatch, repeats: int
+) -> dict[str, list[float]]:
+    """Frames a second."""
+    seconds = step_seconds(trainings, variants, batch, repeats)
+    return {name: rates(batch.frame_valid.numel(), values) for name, values in seconds.items()}
 
 
 def ladder(runtime: RuntimeSettings) -> dict[str, Variant]:
@@ -111,9 +138,9 @@ def _training_step(workplace: Workplace) -> list[Row]:
         name: build_training(workplace.params, workplace.prepared, chosen) for name, chosen in distinct.items()
     }
     batch = fixed_batch(workplace)
-    measured = step_rates(trainings, distinct, batch, workplace.repeats)
+    measured = _speed(trainings, distinct, batch, workplace.repeats)
     speed = {name: measured[name_of[chosen]] for name, chosen in variants.items()}
-    mib = {name: [step_mib(trainings[name_of[rungs[name]]], batch)] for name in rungs}
+    mib = step_memory({name: trainings[name_of[chosen]] for name, chosen in rungs.items()}, rungs, batch)
 
     def against(name: str, baseline: str) -> Measurement:
         return row(f"{_STEP}, {name}", speed[name], "frames/s", Values(f"{_STEP}, {baseline}", speed[baseline]))
@@ -129,27 +156,27 @@ def _training_step(workplace: Workplace) -> list[Row]:
 def _compiled_step(workplace: Workplace) -> list[Row]:
     """The network and its criterion as one compiled program, and how long that takes to make."""
     runtime = workplace.params.runtime
-    eager = variant(runtime, compile=False, checkpoint_iterations=False)
     variants = {
         PLAIN: plain_variant(runtime),
-        _CURRENT: eager,
+        _CURRENT: variant(runtime, compile=False, checkpoint_iterations=False),
         "compiled": variant(runtime, compile=True, checkpoint_iterations=False),
     }
-    how = f"{runtime.precision}{', channels_last' if runtime.channels_last else ''}"
-    names = (
-        f"{_STEP}, network, {how}, compiled",
+    what = f"network, {runtime.precision}{', channels_last' if runtime.channels_last else ''}, compiled"
+    in_time, in_memory, once, setting = (
+        f"{_STEP}, {what}",
+        f"its memory, {what}",
         f"{_STEP}, compiling it once",
-        "runtime.compile: true",
+        _COMPILE,
     )
-    step_now = f"{_STEP}, {_CURRENT}"
+    plain, now, plain_memory = f"{_STEP}, {PLAIN}", f"{_STEP}, {_CURRENT}", f"its memory, {PLAIN}"
     if not _has_compiler():
         reason = "no C++ compiler"
-        return STEP.rows(
-            [
-                not_measured(names[0], "frames/s", reason, f"{_STEP}, {PLAIN}"),
-                not_measured(names[1], "s", reason, step_now),
-            ]
-        ) + SETTINGS.rows([not_measured(names[2], "frames/s", reason, step_now)])
+        lines = [
+            not_measured(in_time, "frames/s", reason, plain),
+            not_measured(in_memory, "MiB", reason, plain_memory),
+            not_measured(once, "s", reason, now),
+        ]
+        return STEP.rows(lines) + SETTINGS.rows([not_measured(setting, "frames/s", reason, now)])
     trainings = {
         name: build_training(workplace.params, workplace.prepared, chosen) for name, chosen in variants.items()
     }
@@ -159,14 +186,19 @@ def _compiled_step(workplace: Workplace) -> list[Row]:
         start = time.perf_counter()
         step(trainings["compiled"], batch)()
         seconds = [time.perf_counter() - start]
-        speed = step_rates(trainings, variants, batch, workplace.repeats)
+        speed = _speed(trainings, variants, batch, workplace.repeats)
+        if uses_gpu(runtime):
+            memory = not_measured(in_memory, "MiB", "a CUDA graph keeps its memory from step to step", plain_memory)
+        else:
+            mib = step_memory({name: trainings[name] for name in (PLAIN, "compiled")}, variants, batch)
+            memory = row(in_memory, mib["compiled"], "MiB", Values(plain_memory, mib[PLAIN]))
     one_step = [batch.frame_valid.numel() / speed[_CURRENT][0]]
-    return STEP.rows(
-        [
-            row(names[0], speed["compiled"], "frames/s", Values(f"{_STEP}, {PLAIN}", speed[PLAIN])),
-            row(names[1], seconds, "s", Values(step_now, one_step)),
-        ]
-    ) + SETTINGS.rows([row(names[2], speed["compiled"], "frames/s", Values(step_now, speed[_CURRENT]))])
+    lines = [
+        row(in_time, speed["compiled"], "frames/s", Values(plain, speed[PLAIN])),
+        memory,
+        row(once, seconds, "s", Values(now, one_step)),
+    ]
+    return STEP.rows(lines) + SETTINGS.rows([row(setting, speed["compiled"], "frames/s", Values(now, speed[_CURRENT]))])
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
@@ -10,11 +10,11 @@ from typing import Any, Final
 import torch
 
 from gesturepose.backbone import initial_trunk
-from gesturepose.bench.plain import plain_network
+from gesturepose.bench.plain import PlainNetwork
 from gesturepose.data.augment import augment
-from gesturepose.data.clips import PreparedData
-from gesturepose.engine import Batches, infer, train_epoch
-from gesturepose.experiment import Training, collaborative_training
+from gesturepose.data.clips import BatchLoader, PreparedData
+from gesturepose.engine import infer, train_epoch
+from gesturepose.experiment import Training, collaborative_training, prepare_execution
 from gesturepose.models.collaborative import CollaborativeNetwork
 from gesturepose.params import Params, RuntimeSettings, read_profile
 from gesturepose.skeleton import JOINTS
@@ -45,6 +45,11 @@ def variant(runtime: RuntimeSettings, **changes: Any) -> Variant:
     return Variant(runtime.model_copy(update=changes))
 
 
+def switching(variants: Mapping[str, Variant]) -> Callable[[str], object]:
+    """What sets the process-wide switches of the variant of a name."""
+    return lambda name: prepare_execution(variants[name].runtime)
+
+
 def build_training(params: Params, data: PreparedData, chosen: Variant, **network_changes: Any) -> Training:
     """A training at its start; the speed does not depend on where the weights come from."""
     network = params.network.model_copy(update={"weights": "none", **network_changes})
@@ -53,7 +58,7 @@ def build_training(params: Params, data: PreparedData, chosen: Variant, **networ
     if not chosen.plain:
         return training
     assert isinstance(training.network, CollaborativeNetwork)
-    plain = plain_network(training.network)
+    plain = PlainNetwork(training.network)
     return replace(training, network=plain, replica=plain)
 
 
@@ -90,7 +95,7 @@ def step(training: Training, batch: ClipBatch, count: int = 1) -> Callable[[], o
     return train_on(training, [batch.to(training.execution.device)] * count)
 
 
-def train_on(training: Training, batches: Batches) -> Callable[[], object]:
+def train_on(training: Training, batches: BatchLoader) -> Callable[[], object]:
     """An optimisation step on each of `batches`, augmentation included; it ends when the device has."""
     return partial(
         train_epoch,

@@ -26,7 +26,7 @@ def resident_pixels(data: PreparedData, device: torch.device) -> Tensor | None:
 
 
 class Prefetched:
-    """A loader whose next batch is read and on its way to the device while the present one is used.
+    """A loader whose next batch is read, into page-locked memory, while the present one is used.
 
     On the CPU that would only take the cores from the network, which is a hundred times slower than reading: there a
     batch is read when it is asked for.

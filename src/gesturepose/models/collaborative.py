@@ -111,7 +111,7 @@ class CollaborativeNetwork(nn.Module):
     def forward(self, video: Tensor, frame_valid: Tensor) -> list[IterationOutput]:
         """Frames [B, T, 3, H, W] (RGB, 0–255) and which of them count [B, T] → one output an iteration."""
         head = self.trunk(video.flatten(0, 1))
-        with torch.autocast(head.device.type, enabled=False):  # matrices are composed in the parameters' precision
+        with torch.autocast(head.device.type, enabled=False):  # matrices are not composed in bf16
             maps = self._round_maps()
         outputs, gesture_maps = [], None
         for number in range(self.rounds):

@@ -33,7 +33,8 @@ class GestureMaps:
     mix: Tensor  # [N, J, J], the mean of the streams' T_s
 
     def read(self, by: PointwiseMap) -> Tensor:
-        """`by`(𝒢) [N, out, H, W]: the map is composed with each frame's mix, which is small, instead of with Zo."""
+        """`by`(𝒢) [N, out, H, W], `by` without bias: composed with each frame's mix, which is small, not with Zo."""
+        assert by.bias is None
         with torch.autocast(self.mix.device.type, enabled=False):
             of_joints = by.weight.unflatten(1, (self.mix.shape[1], -1))  # [out, J, C]
             weight = torch.einsum("ojc,njk->nokc", of_joints.to(self.mix.dtype), self.mix).flatten(2)

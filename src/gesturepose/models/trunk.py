@@ -115,6 +115,6 @@ class HeatmapNetwork(nn.Module):
     def forward(self, video: Tensor, frame_valid: Tensor) -> Tensor:
         """[B, T, 3, H, W], [B, T] → heatmaps [B, T, J, H/4, W/4]; frames do not see each other."""
         head = self.trunk(video.flatten(0, 1))
-        with torch.autocast(head.device.type, enabled=False):  # matrices are composed in the parameters' precision
+        with torch.autocast(head.device.type, enabled=False):  # matrices are not composed in bf16
             to_heatmaps = PointwiseMap.of(self.to_heatmaps).after(PointwiseMap.of(self.trunk.to_joints))
         return to_heatmaps(head).unflatten(0, frame_valid.shape)

@@ -134,7 +134,7 @@ class StageRun:
     def _finish(self, status: str, error: str) -> None:
         if os.getpid() != self._process:  # a forked child leaves through the same frames
             return
-        with _reported(self._store):
+        with _undisturbed(), _reported(self._store):
             self._monitor.finish()
             # A stage that is shorter than the sampling interval has a sample too.
             self._monitor.collect_metrics()
@@ -155,6 +155,7 @@ class Bystander(StageRun):
     """The same for a process beside the leading one: it logs nothing, and knows where the checkpoint is."""
 
     def __init__(self, checkpoint: str | None) -> None:
+        self.run_id, self.fingerprint, self.resumed = UNKNOWN, UNKNOWN, False
         self._checkpoint = None if checkpoint is None else Path(checkpoint)
 
     @property
@@ -199,13 +200,15 @@ def stage_run(
         InputError: not in a project, the stage already runs there, or the tracking store does not answer.
     """
     if not world.leads:
-        yield Bystander(world.from_leader(None))
+        opened, checkpoint = world.from_leader(None)
+        if not opened:
+            raise SystemExit(2)  # the leading process says why
+        yield Bystander(checkpoint)
         return
-    with _signals_as_exit() as received, _ending_with_dvc(), _alone(stage):
+    with _signals_as_exit() as received, _ending_with_dvc(), _alone(stage, world):
         run: StageRun | None = None
         try:
-            run = _open_run(stage, params, sections, resume)
-            world.from_leader(None if run.checkpoint is None else str(run.checkpoint))
+            run = _open_run_with(world, stage, params, sections, resume)
             yield run
         except BaseException as error:
             if run is not None:
@@ -214,8 +217,19 @@ def stage_run(
         run._finish("FINISHED", "")
 
 
+def _open_run_with(world: World, stage: str, params: BaseModel, sections: Sequence[str], resume: bool) -> StageRun:
+    """The run, after the other processes know whether there is one, and its checkpoint."""
+    try:
+        run = _open_run(stage, params, sections, resume)
+    except BaseException:
+        world.from_leader((False, None))
+        raise
+    world.from_leader((True, None if run.checkpoint is None else str(run.checkpoint)))
+    return run
+
+
 @contextmanager
-def _alone(stage: str) -> Iterator[None]:
+def _alone(stage: str, world: World) -> Iterator[None]:
     """Two processes must not write the outs of one stage: the second is refused."""
     root = project_root()
     name = hashlib.sha256(current_address(stage, root).encode()).hexdigest()[:16]
@@ -225,6 +239,7 @@ def _alone(stage: str) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
+        world.from_leader((False, None))
         raise InputError(
             f"the stage {stage} already runs in {root}", file=lock_file, hint="Wait for it, or end its process."
         ) from None
@@ -316,18 +331,21 @@ def _finish_after(error: BaseException, run: StageRun, received: Sequence[str]) 
 
 @contextmanager
 def _signals_as_exit() -> Iterator[list[str]]:
-    """Turn the first SIGTERM or SIGHUP into SystemExit, so that `finally` blocks run; a second one ends at once.
+    """Turn the first SIGTERM or SIGHUP into SystemExit, so that `finally` blocks run; from then on they are ignored.
 
-    Yields the list that will hold the signal's name.
+    They come in twos where a signal to a whole process group is passed on as well, by torchrun for one. Yields the list
+    that will hold the signal's name.
     """
     received: list[str] = []
     owner = os.getpid()
 
     def leave(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)
         if os.getpid() != owner:  # a forked worker dies of it as if there were no handler
+            signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
+        for other in replaced:
+            signal.signal(other, signal.SIG_IGN)
         received.append(signal.Signals(number).name)
         raise SystemExit(128 + number)
 
@@ -343,6 +361,21 @@ def _signals_as_exit() -> Iterator[list[str]]:
     finally:
         for number in replaced:
             signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """No signal but SIGKILL interrupts what is done here: a run that is being closed would stay open."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 @contextmanager
