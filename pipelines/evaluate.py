@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gesturepose.data.clips import PreparedData
+from gesturepose.data.prepared import PreparedData
 from gesturepose.errors import exit_on_input_error
 from gesturepose.evaluation import evaluate_predictions, save_predictions, write_evaluation
 from gesturepose.experiment import load_network, predict_videos, uses_gpu

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gesturepose.data.clips import PreparedData
 from gesturepose.data.fpha import open_root
 from gesturepose.data.prepare import prepare
+from gesturepose.data.prepared import PreparedData
 from gesturepose.errors import exit_on_input_error
 from gesturepose.params import load_params
 from gesturepose.tracking import stage_run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gesturepose.data.clips import PreparedData
+from gesturepose.data.prepared import PreparedData
 from gesturepose.errors import exit_on_input_error
 from gesturepose.experiment import collaborative_training, load_trunk, network_header, uses_gpu
 from gesturepose.parallel import processes

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from gesturepose.data.clips import PreparedData
 from gesturepose.data.fpha import open_root
 from gesturepose.data.prepare import prepare
+from gesturepose.data.prepared import PreparedData
 from gesturepose.params import Params, PrepareSettings, apply_profile, load_params
 from gesturepose.synthetic.writer import write_root
 

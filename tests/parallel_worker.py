@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from gesturepose.backbone import initial_trunk
-from gesturepose.data.clips import PreparedData, training_loader
+from gesturepose.data.clips import training_loader
+from gesturepose.data.prepared import PreparedData
 from gesturepose.engine import losses_of
 from gesturepose.experiment import collaborative_training, fit, predict_videos
 from gesturepose.parallel import processes, replicated

@@ -20,9 +20,9 @@ import fpha_tree as tree
 import gesturepose
 from gesturepose.backbone import initial_trunk
 from gesturepose.checkpoint import load_state, load_weights, save_weights
-from gesturepose.data.clips import PreparedData
 from gesturepose.data.fpha import open_root
 from gesturepose.data.prepare import prepare
+from gesturepose.data.prepared import PreparedData
 from gesturepose.errors import InputError
 from gesturepose.evaluation import Evaluation, evaluate_predictions
 from gesturepose.experiment import (

@@ -19,9 +19,9 @@ import psutil
 import pytest
 
 from gesturepose.cli import main
-from gesturepose.data.clips import PreparedData
 from gesturepose.data.fpha import open_root
 from gesturepose.data.prepare import prepare
+from gesturepose.data.prepared import PreparedData
 from gesturepose.params import PrepareSettings, load_params
 from gesturepose.tracking import EXPERIMENT, stage_run, tracking_uri
 from gesturepose.tracking.store import open_store

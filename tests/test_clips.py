@@ -13,7 +13,8 @@ import torch
 
 from gesturepose.data import clips
 from gesturepose.data.augment import Augmentation, augment, warp_points, warp_video
-from gesturepose.data.clips import PreparedData, evaluation_loader, training_frames, training_loader
+from gesturepose.data.clips import evaluation_loader, training_frames, training_loader
+from gesturepose.data.prepared import PreparedData
 from gesturepose.errors import InputError
 from gesturepose.geometry import Camera, image_to_crop
 from gesturepose.params import AugmentSettings

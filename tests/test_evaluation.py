@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gesturepose.data.clips import PreparedData
+from gesturepose.data.prepared import PreparedData
 from gesturepose.errors import InputError
 from gesturepose.evaluation import (
     CONVENTIONS,

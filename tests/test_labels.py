@@ -6,8 +6,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from gesturepose.data.clips import Stream, Video, step_loader
+from gesturepose.data.clips import Stream, step_loader
 from gesturepose.data.labels import LABEL_KINDS, check_ratios, labelled_videos
+from gesturepose.data.prepared import Video
 from gesturepose.errors import InputError
 from gesturepose.parallel import World
 

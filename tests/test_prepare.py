@@ -17,9 +17,10 @@ import torch
 import fpha_tree as tree
 from gesturepose.data import crops
 from gesturepose.data.augment import augment
-from gesturepose.data.clips import PREPARED_FILES, PreparedData, evaluation_loader
+from gesturepose.data.clips import evaluation_loader
 from gesturepose.data.fpha import Root, open_root
 from gesturepose.data.prepare import prepare
+from gesturepose.data.prepared import PREPARED_FILES, PreparedData
 from gesturepose.errors import InputError
 from gesturepose.geometry import Camera, crop_to_image, image_to_crop
 from gesturepose.params import AugmentSettings, PrepareSettings

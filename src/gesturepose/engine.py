@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from gesturepose import metrics
-from gesturepose.data.clips import BatchLoader, PreparedData, Video
+from gesturepose.data.clips import BatchLoader
+from gesturepose.data.prepared import PreparedData, Video
 from gesturepose.errors import InputError
 from gesturepose.geometry import back_project, crop_to_image
 from gesturepose.heatmaps import decode_heatmaps, heatmap_to_crop

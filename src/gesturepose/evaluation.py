@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from gesturepose import metrics
 from gesturepose.checkpoint import write_atomically
-from gesturepose.data.clips import PreparedData
+from gesturepose.data.prepared import PreparedData
 from gesturepose.errors import InputError
 from gesturepose.metrics import Floats, Integers, Mask, PoseSums
 from gesturepose.params import EvaluateSettings

@@ -23,8 +23,9 @@ from torch.optim import Optimizer
 
 from gesturepose.checkpoint import load_into, load_state, load_weights, save_state
 from gesturepose.data.augment import augment
-from gesturepose.data.clips import BatchLoader, PreparedData, Video, evaluation_loader, training_loader
+from gesturepose.data.clips import BatchLoader, evaluation_loader, training_loader
 from gesturepose.data.delivery import Prefetched, resident_pixels
+from gesturepose.data.prepared import PreparedData, Video
 from gesturepose.engine import Criterion, Execution, LossMeans, infer, predict, quick_scores, train_epoch
 from gesturepose.errors import InputError
 from gesturepose.losses import CollaborativeCriterion, HeatmapCriterion

@@ -21,8 +21,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gesturepose import plots
 from gesturepose.checkpoint import write_atomically
-from gesturepose.data.clips import Index, PreparedData
 from gesturepose.data.fpha_files import FPHA_NAME
+from gesturepose.data.prepared import Index, PreparedData
 from gesturepose.errors import InputError
 from gesturepose.evaluation import CONVENTIONS, load_predictions, shown_key
 from gesturepose.geometry import image_to_crop

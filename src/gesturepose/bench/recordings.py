@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from gesturepose.bench.measure import Row, Section, Values, alternately, rates, row
 from gesturepose.bench.workplace import CROP_WORKERS, SMALL_FRAMES, SMALL_WIDTH, Case, Workplace
-from gesturepose.data.clips import PreparedData
 from gesturepose.data.fpha import Root, open_root
 from gesturepose.data.prepare import prepare
+from gesturepose.data.prepared import PreparedData
 from gesturepose.synthetic.writer import write_root
 
 RECORDINGS: Final = Section(

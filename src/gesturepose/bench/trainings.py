@@ -12,7 +12,8 @@ import torch
 from gesturepose.backbone import initial_trunk
 from gesturepose.bench.plain import PlainNetwork
 from gesturepose.data.augment import augment
-from gesturepose.data.clips import BatchLoader, PreparedData
+from gesturepose.data.clips import BatchLoader
+from gesturepose.data.prepared import PreparedData
 from gesturepose.engine import infer, train_epoch
 from gesturepose.experiment import Training, collaborative_training, prepare_execution
 from gesturepose.models.collaborative import CollaborativeNetwork

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from gesturepose.bench.measure import Row
-from gesturepose.data.clips import PreparedData
 from gesturepose.data.fpha import Root, open_root
 from gesturepose.data.prepare import prepare
+from gesturepose.data.prepared import PreparedData
 from gesturepose.geometry import FPHA_CAMERA
 from gesturepose.params import Params, PrepareSettings
 from gesturepose.synthetic.motion import joints_cam_mm, plan

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gesturepose.data.clips import OUTSIDE
+from gesturepose.data.prepared import OUTSIDE
 from gesturepose.params import AugmentSettings
 from gesturepose.structures import ClipBatch
 

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gesturepose.data.clips import OUTSIDE
 from gesturepose.data.jpeg import inspect_jpeg
+from gesturepose.data.prepared import OUTSIDE
 from gesturepose.errors import InputError
 from gesturepose.geometry import Array, Camera, project
 

@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from gesturepose.data.clips import BatchLoader, PreparedData
+from gesturepose.data.clips import BatchLoader
+from gesturepose.data.prepared import PreparedData
 from gesturepose.structures import ClipBatch
 
 _SHARE_OF_MEMORY = 0.5  # of the GPU's free memory, which the frames may take

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from gesturepose.data.clips import Video
+from gesturepose.data.prepared import Video
 from gesturepose.errors import InputError
 
 LabelKind = Literal["pose", "gesture"]

@@ -1,4 +1,4 @@
-"""The prepare stage: square crops around the hand, cut once and packed for memory-mapping (files: data.clips).
+"""The prepare stage: square crops around the hand, cut once and packed for memory-mapping (files: data.prepared).
 
 The box of a crop stands in for a hand detector's. It comes from the annotated joints and is stored apart from them, so
 that the pose labels can be withheld while the box stays.
@@ -23,7 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from gesturepose.data.clips import (
+from gesturepose.data.crops import Unreadable, clip_box, frame_boxes, project_joints, read_crop, usable_joints
+from gesturepose.data.fpha import Root
+from gesturepose.data.prepared import (
     BOXES_FILE,
     FRAMES_FILE,
     INDEX_FILE,
@@ -34,8 +36,6 @@ from gesturepose.data.clips import (
     Index,
     Video,
 )
-from gesturepose.data.crops import Unreadable, clip_box, frame_boxes, project_joints, read_crop, usable_joints
-from gesturepose.data.fpha import Root
 from gesturepose.errors import InputError
 from gesturepose.geometry import Camera, image_to_crop
 from gesturepose.params import PrepareSettings
