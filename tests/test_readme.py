@@ -40,6 +40,26 @@ def test_the_demo_is_better_than_its_baselines_by_the_promised_margins():
     assert metrics["pose"]["root_aligned"]["joints21"]["pck_30"] >= best + 0.5 * (1.0 - best)
 
 
+def test_speeds_are_those_of_the_committed_table():
+    """Each line of the summary: value, plain value and ratio of one row of bench.json, as bench.md shows them."""
+    rows = [
+        (number(row["value"]), number(row["baseline_value"]), f"{row['ratio']:.2f}")
+        for row in json.loads((PROJECT / "reports/bench/bench.json").read_text())["rows"]
+        if row["value"] is not None and row["ratio"] is not None
+    ]
+    summary = README.split("## Speed")[1].split("\n## ")[0]
+    lines = [[cell.strip() for cell in line.split("|")[2:5]] for line in summary.splitlines() if line.startswith("| ")]
+    quoted = [tuple(cells) for cells in lines if cells[2] != "ratio"]
+    assert len(quoted) >= 6
+    for line in quoted:
+        assert line in rows, line
+
+
+def number(value):
+    """Three digits that count."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.3g}"
+
+
 def test_commands_and_files_exist():
     commands = set(CliRunner().invoke(app, ["--help"]).output.split())
     for command in re.findall(r"gesturepose (\w+)", README):
