@@ -130,7 +130,9 @@ class RuntimeSettings(_Section):
     @model_validator(mode="after")
     def _one_of_them_decides_what_is_computed_again(self) -> Self:
         if self.compile and self.checkpoint_iterations:
-            raise ValueError("compile and checkpoint_iterations are both true; a compiled step has no checkpoints")
+            raise ValueError(
+                "compile and checkpoint_iterations are both true; a compiled step has no checkpoints: set one to false"
+            )
         return self
 
 

@@ -88,7 +88,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def bench(
     only: Annotated[str | None, typer.Option(help="only what has this in its name; printed, not written")] = None,
     repeats: Annotated[
-        int, typer.Option(min=1, help="measurements of a row, beside the warm-up; fewer of a long one")
+        int,
+        typer.Option(min=1, help="measurements of a row, beside the warm-up; fewer of a long one, more of a short one"),
     ] = 4,
     out: Annotated[Path | None, typer.Option(help=f"write here; without --only the default is {REPORT}")] = None,
 ) -> None:

@@ -64,7 +64,7 @@ def markdown(table: Table) -> str:
 - Features: {", ".join(machine.cpu_features) or "unknown"}
 - GPU: {machine.gpu or "none"}
 - Versions: Python {machine.python}, PyTorch {machine.torch}, OpenCV {machine.opencv}, NumPy {machine.numpy}
-- params.yaml's runtime: {machine.device}, {machine.precision}, {machine.threads} threads, \
+- params.yaml's runtime: {machine.device}, {machine.precision}, threads {machine.threads}, \
 channels_last {_on(machine.channels_last)}, compile {_on(machine.compile)}, deterministic {_on(machine.deterministic)}
 - Load of the machine in the minute before: {machine.load_before:g}
 """,
