@@ -11,8 +11,7 @@ import torch
 
 from gesturepose.bench.epochs import PAIRS, loading_speed
 from gesturepose.bench.measure import Row, Section, Unit, Values, alternately, not_measured, rates, row
-from gesturepose.bench.memory import step_mib
-from gesturepose.bench.paper import CHECKPOINTED, NETWORK, memory_variants, paper_batch
+from gesturepose.bench.paper import CHECKPOINTED, NETWORK, five_iterations_mib, paper_batch
 from gesturepose.bench.rendering import WORKERS, Scene, render_scene, renderers, sample_videos
 from gesturepose.bench.steps import compiled_anew, step_seconds
 from gesturepose.bench.trainings import (
@@ -30,7 +29,7 @@ from gesturepose.bench.trainings import (
 from gesturepose.bench.workplace import Case, Workplace
 from gesturepose.experiment import prepare_execution
 from gesturepose.geometry import FPHA_CAMERA
-from gesturepose.params import STREAMS, RuntimeSettings
+from gesturepose.params import RuntimeSettings
 from gesturepose.synthetic.motion import joints_cam_mm
 
 GPU: Final = Section(
@@ -92,13 +91,8 @@ def _steps(workplace: Workplace) -> list[Pair]:
 
 
 def _memory(workplace: Workplace) -> list[Pair]:
-    params, data = paper_params(workplace.params), workplace.prepared_at(PAPER_SIZE)
-    gpu = _on_gpu(params.runtime)
-    batch = paper_batch(workplace, gpu)
-    mib = {
-        name: [step_mib(build_training(params, data, chosen, iterations=5, streams=STREAMS, multi_scale=True), batch)]
-        for name, chosen in memory_variants(gpu).items()
-    }
+    gpu = _on_gpu(workplace.params.runtime)
+    mib = five_iterations_mib(workplace, gpu, paper_batch(workplace, gpu))
     return [(mib[name], mib[PLAIN]) for name in (NETWORK, CHECKPOINTED)]
 
 

@@ -84,23 +84,27 @@ def memory_variants(runtime: RuntimeSettings) -> dict[str, Variant]:
     }
 
 
+def five_iterations_mib(workplace: Workplace, runtime: RuntimeSettings, batch: ClipBatch) -> dict[str, list[float]]:
+    """Peak memory of a step with all iterations and all streams, by the names of `memory_variants`."""
+    params, data = paper_params(workplace.params), workplace.prepared_at(PAPER_SIZE)
+    mib = {}
+    for name, chosen in memory_variants(runtime).items():  # one after the other: they would not fit side by side
+        training = build_training(params, data, chosen, iterations=5, streams=STREAMS, multi_scale=True)
+        mib[name] = [step_mib(training, batch)]
+    return mib
+
+
 def _five_iterations(workplace: Workplace) -> list[Row]:
     """Memory of a step with all iterations and all streams."""
-    params = paper_params(workplace.params)
-    batch = paper_batch(workplace, params.runtime)
+    runtime = workplace.params.runtime
+    batch = paper_batch(workplace, runtime)
     what = f"{_shape(batch)}, 5 iterations, five streams: memory of a step"
-    variants = memory_variants(params.runtime)
-    if not uses_gpu(params.runtime) and psutil.virtual_memory().available < _NEEDED_GIB * 2**30:
+    if not uses_gpu(runtime) and psutil.virtual_memory().available < _NEEDED_GIB * 2**30:
         reason = f"needs {_NEEDED_GIB} GiB of free memory"
-        return PAPER.rows([not_measured(f"{what}, {name}", "MiB", reason, PLAIN) for name in variants if name != PLAIN])
-    mib = {}
-    for name, chosen in variants.items():  # one after the other: they would not fit side by side
-        training = build_training(
-            params, workplace.prepared_at(PAPER_SIZE), chosen, iterations=5, streams=STREAMS, multi_scale=True
-        )
-        mib[name] = [step_mib(training, batch)]
+        return PAPER.rows([not_measured(f"{what}, {name}", "MiB", reason, PLAIN) for name in (NETWORK, CHECKPOINTED)])
+    mib = five_iterations_mib(workplace, runtime, batch)
     return PAPER.rows(
-        [row(f"{what}, {name}", mib[name], "MiB", Values(PLAIN, mib[PLAIN])) for name in variants if name != PLAIN]
+        [row(f"{what}, {name}", mib[name], "MiB", Values(PLAIN, mib[PLAIN])) for name in (NETWORK, CHECKPOINTED)]
     )
 
 

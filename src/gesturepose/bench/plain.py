@@ -19,7 +19,7 @@ from gesturepose.models.collaborative import CollaborativeNetwork, Iteration
 from gesturepose.models.gesture import MultiOrderRelation, RelationEmbedding, StreamTcn
 from gesturepose.models.pose import PoseSubNetwork
 from gesturepose.models.trunk import Trunk
-from gesturepose.structures import IterationOutput, precise
+from gesturepose.structures import IterationOutput
 
 
 class PlainNetwork(CollaborativeNetwork):
@@ -56,14 +56,7 @@ class PlainNetwork(CollaborativeNetwork):
 def plain_trunk(trunk: Trunk, frames: Tensor) -> Tensor:
     """[N, 3, H, W] RGB, 0–255 → 𝒥 [N, J·C, H/4, W/4]."""
     # The pixels come as they lie on disk, channels last: without a copy the whole trunk would follow that order.
-    x = trunk.stem(((precise(frames) - trunk.mean) / trunk.std).contiguous())
-    maps = []
-    for stage in trunk.stages:
-        x = stage(x)
-        maps.append(x)
-    for up_convolution, same_size in zip(trunk.head, reversed(maps[:-1]), strict=True):
-        x = up_convolution(x, same_size)
-    return trunk.to_joints(x)
+    return trunk.to_joints(trunk(frames.contiguous()))
 
 
 def plain_pose(pose: PoseSubNetwork, features: Tensor, joint_maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:

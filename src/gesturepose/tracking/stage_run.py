@@ -48,6 +48,7 @@ _ATTEMPTS = "gesturepose.attempts"
 _BATCH_METRICS, _BATCH_PARAMS = 1000, 100  # MLflow's limits on one request
 _DIGEST_LENGTH = 36  # MLflow's limit
 _SAMPLING_S = 5.0
+_STOPS = (signal.SIGTERM, signal.SIGHUP) if hasattr(signal, "SIGHUP") else (signal.SIGTERM,)
 
 
 class StageRun:
@@ -352,8 +353,7 @@ def _signals_as_exit() -> Iterator[list[str]]:
     replaced = []
     if threading.current_thread() is threading.main_thread():
         # What was set on purpose (nohup's SIG_IGN) stays.
-        numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-        replaced = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+        replaced = [number for number in _STOPS if signal.getsignal(number) is signal.SIG_DFL]
     for number in replaced:
         signal.signal(number, leave)
     try:
@@ -369,7 +369,7 @@ def _undisturbed() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = [signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    numbers = (*_STOPS, signal.SIGINT)
     before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
     try:
         yield
