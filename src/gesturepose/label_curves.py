@@ -64,7 +64,7 @@ def at(ratio: float) -> str:
 
 def _direction(per_video: pd.DataFrame, means: pd.DataFrame, direction: str, settings: WeakSettings) -> dict[str, Any]:
     rows = _with_parts(per_video[per_video["direction"] == direction], direction, HEADLINE[direction])
-    counts = {method: _counts(rows[rows["method"] == method], settings) for method in rows["method"].unique()}
+    counts = {method: _counts(rows[rows["method"] == method], settings) for method in sorted(rows["method"].unique())}
     single = np.eye(len(settings.ratios))
     weights = {at(ratio): single[place] for place, ratio in enumerate(settings.ratios)}
     weights["area"] = area_weights(settings.ratios)
@@ -108,7 +108,7 @@ def _with_parts(rows: pd.DataFrame, direction: str, metric: str) -> pd.DataFrame
 
 def _counts(rows: pd.DataFrame, settings: WeakSettings) -> RatioCounts:
     """[P, S, V] of one curve, ratios and seeds in the order of params.yaml."""
-    videos = rows["video"].unique()
+    videos = sorted(rows["video"].unique())
     order = [(ratio, seed, video) for ratio in settings.ratios for seed in settings.seeds for video in videos]
     table = rows.set_index(["ratio", "seed", "video"]).loc[order]
     shape = (len(settings.ratios), len(settings.seeds), len(videos))
