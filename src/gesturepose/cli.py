@@ -116,6 +116,23 @@ def render(
 
 
 @app.command()
+def compare(
+    revisions: Annotated[
+        list[str], typer.Argument(metavar="REV...", help="branches, tags, commits, DVC experiments; or workspace")
+    ],
+    out: Annotated[Path | None, typer.Option(help="folder of the page; default: reports/compare")] = None,
+) -> None:
+    """Lay the label-efficiency curves of revisions over each other; gains are against the first one."""
+    from gesturepose.compare.page import compare as write_comparison
+    from gesturepose.compare.page import summary
+
+    written = write_comparison(revisions, out)
+    for line in summary(written.comparison):
+        print(line)
+    print(f"{written.page}\n{written.figure}\nMLflow run {written.run_id}")
+
+
+@app.command()
 def ui(port: Annotated[int, typer.Option(min=1, max=65535)] = 5000) -> None:
     """Print the tracking store's URI and serve MLflow's pages over it on localhost."""
     from gesturepose.tracking import open_store, shown_uri

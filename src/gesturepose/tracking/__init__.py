@@ -10,6 +10,7 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two l
 
 from mlflow.data.dataset_source_registry import register_dataset_source
 
+from gesturepose.tracking.comparisons import find_trained, log_comparison
 from gesturepose.tracking.datasets import DvcDatasetSource
 from gesturepose.tracking.executions import dead_runs, reap_dead_runs
 from gesturepose.tracking.link import StageLink, link_cached_runs
@@ -26,7 +27,9 @@ __all__ = [
     "StageLink",
     "StageRun",
     "dead_runs",
+    "find_trained",
     "link_cached_runs",
+    "log_comparison",
     "open_store",
     "reap_dead_runs",
     "shown_uri",

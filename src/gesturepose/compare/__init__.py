@@ -1,0 +1,1 @@
+"""Label-efficiency curves of several revisions laid over each other: read, aligned, tested, shown."""
