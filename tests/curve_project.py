@@ -52,13 +52,13 @@ plots:
       title: pose pck_30
       x: ratio
       y:
-        reports/weak/curves.csv: value
+        ../../reports/weak/curves.csv: value
   - Label efficiency, gesture:
       template: label_curve
       title: gesture accuracy
       x: ratio
       y:
-        reports/weak/curves.csv: value
+        ../../reports/weak/curves.csv: value
 """
 FILES = {
     "dvc.yaml": ROOT_YAML,
@@ -184,11 +184,11 @@ def build(root: Path) -> Path:
     for name, text in FILES.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
-    (root / ".dvc" / "plots").mkdir(parents=True)
     shell(root, "git", "init", "-q", "-b", "trunk")
     for key, value in (("user.email", "someone@example.org"), ("user.name", "Someone")):
         shell(root, "git", "config", key, value)
-    shell(root, "dvc", "init", "-q", "-f")
+    shell(root, "dvc", "init", "-q")
+    (root / ".dvc" / "plots").mkdir()
     shutil.copy(SOURCE.parent / ".dvc/plots/label_curve.json", root / ".dvc" / "plots")
     write_params(root)
     shell(root, "git", "add", "-A")
