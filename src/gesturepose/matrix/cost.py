@@ -233,7 +233,7 @@ def _question(training: Training, cells: Cells | None, values: Values, median: f
 
 
 def _ask(root: Path, questions: Sequence[Mapping[str, Any]], address: str) -> tuple[list[dict[str, Any]], float]:
-    """The probe's answers, and the seconds that dvc takes to start, with those of a Python with PyTorch if it is asked."""
+    """The probe's answers, and the seconds that dvc takes to start; those of PyTorch too, where the probe is asked."""
     dry = ["-m", "dvc", "--wait-for-lock", "repro", "--dry", "--single-item", address]
     _, dvc_seconds = _timed(root, dry, "", "`dvc repro --dry`")
     if not questions:

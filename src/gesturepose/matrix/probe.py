@@ -58,10 +58,12 @@ def answer(params: Params, question: Question) -> Answer:
 
 
 def weight_bytes(params: Params, network: NetworkKind) -> int:
-    """Bytes of the parameters and buffers of the network of `params`, which is not built in memory."""
-    with torch.device("meta"):
-        trunk = build_trunk(params.network)
-        built: nn.Module = trunk if network == "trunk" else _whole(params, trunk)
+    """Bytes of the parameters and buffers of the network of `params`.
+
+    It is built in memory: on the meta device the network cannot check its hand parts, whose values it reads.
+    """
+    trunk = build_trunk(params.network)
+    built: nn.Module = trunk if network == "trunk" else _whole(params, trunk)
     return sum(tensor.numel() * tensor.element_size() for tensor in built.state_dict().values())
 
 
