@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gesturepose.errors import InputError
-from gesturepose.matrix.plan import Plan, PlannedStage
+from gesturepose.matrix.plan import PIPELINES, Plan, PlannedStage
 from gesturepose.params import PARAMS_FILE
 from gesturepose.tracking import FinishedStage
 
@@ -31,8 +31,8 @@ class Training:
     """What a cell trains; the values are keys of params.yaml."""
 
     network: Literal["trunk", "whole"]
-    steps: str
-    clips_per_batch: tuple[str, ...]  # they add up
+    steps: tuple[str, ...]  # they add up
+    clips_per_batch: tuple[str, ...]  # they too
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Cells:
     trainings: Mapping[str, Training]  # by the stage's name without the cell
 
 
+_FINETUNE = ("weak.finetune_steps",)
+_TRAIN = ("weak.train_steps",)
 _LABELLED = ("weak.labelled_clips",)
 _ALL_CLIPS = ("weak.labelled_clips", "weak.unlabelled_clips")
 CELLS: Mapping[str, Cells] = {
@@ -51,11 +53,13 @@ CELLS: Mapping[str, Cells] = {
         threads="weak.threads",
         segments="weak.segments",
         trainings={
-            "finetune": Training("trunk", "weak.finetune_steps", _LABELLED),
-            "finetune_all": Training("trunk", "weak.finetune_steps", _LABELLED),
-            "pose": Training("whole", "weak.train_steps", _ALL_CLIPS),  # its baseline has the labelled ones alone
-            "gesture_weak": Training("whole", "weak.train_steps", _ALL_CLIPS),
-            "gesture_baseline": Training("whole", "weak.train_steps", _LABELLED),
+            "finetune": Training("trunk", _FINETUNE, _LABELLED),
+            "finetune_all": Training("trunk", _FINETUNE, _LABELLED),
+            "pose_baseline": Training("whole", _TRAIN, _LABELLED),
+            "pose_weak": Training("whole", _TRAIN, _ALL_CLIPS),
+            "pose_teacher": Training("whole", _TRAIN, _ALL_CLIPS),  # the teacher's own forward passes come on top
+            "gesture_weak": Training("whole", _TRAIN, _ALL_CLIPS),
+            "gesture_baseline": Training("whole", _TRAIN + _FINETUNE, _LABELLED),  # see weak.weak_training
         },
     ),
 }
@@ -94,14 +98,19 @@ def value_of(values: Values, key: str) -> int:
 
 
 def estimate(
-    plan: Plan, values: Values, finished: Sequence[FinishedStage], jobs: int, root: Path, cells: Cells | None
+    plan: Plan,
+    values: Values,
+    finished: Sequence[FinishedStage],
+    jobs: int,
+    root: Path,
+    known: Mapping[str, Cells] = CELLS,
 ) -> Estimate:
     """What `plan.to_run` takes, `jobs` nested stages at once.
 
     Args:
         values: of params.yaml, as the stages would log them.
         finished: earlier runs on this host, newest first.
-        cells: what trains in the nested pipeline, if it is known; only asked where no run is like it.
+        known: what trains in nested pipelines; only asked where no run is like a stage.
 
     Raises:
         InputError: the measurement fails, with its message.
@@ -109,13 +118,15 @@ def estimate(
     of_group: dict[str, list[PlannedStage]] = {}
     for stage in plan.to_run:
         of_group.setdefault(stage.group, []).append(stage)
-    trainings = {
-        group: cells.trainings[group]
-        for group, stages in of_group.items()
-        if cells is not None and stages[0].nested and group in cells.trainings
-    }
-    medians = {group: _median(stages[0], values, finished) for group, stages in of_group.items()}
-    questions = [_question(training, cells, values, medians[group]) for group, training in trainings.items()]
+    medians = {group: _median(group, values, finished) for group in of_group}
+    trainings: dict[str, Training] = {}
+    questions: list[dict[str, Any]] = []
+    for group, stages in of_group.items():
+        cells = known.get(stages[0].pipeline)
+        training = cells.trainings.get(group.rpartition(":")[2]) if cells else None
+        if cells and training:
+            trainings[group] = training
+            questions.append(_question(training, cells, values, measure=medians[group] is None))
     answers, start_seconds = _ask(root, questions, plan.to_run[0].address)
     groups: dict[str, GroupCost] = {}
     for group, median in medians.items():
@@ -124,9 +135,8 @@ def estimate(
         if median is not None:
             groups[group] = GroupCost(median, "runs", weight_bytes)
         elif answer:
-            groups[group] = GroupCost(
-                value_of(values, trainings[group].steps) * answer["step_seconds"], "steps", weight_bytes
-            )
+            steps = sum(value_of(values, key) for key in trainings[group].steps)
+            groups[group] = GroupCost(steps * answer["step_seconds"], "steps", weight_bytes)
         else:
             groups[group] = GroupCost(None, "nothing", None)
 
@@ -164,8 +174,9 @@ def describe(plan: Plan, estimated: Estimate | None) -> str:
         each = ""
         if cost is not None:
             each = "never run here" if cost.seconds is None else duration(cost.seconds + estimated.start_seconds)
-        lines.append(f"  {group:<20}{in_all:>7}{to_run:>8}  {each}".rstrip())
-    lines.append(f"time: about {duration(estimated.seconds)}, {estimated.jobs} at once; {_basis(estimated)}")
+        lines.append(f"  {_title(group, plan):<20}{in_all:>7}{to_run:>8}  {each}".rstrip())
+    lines.append(f"time: about {duration(estimated.seconds)}, {estimated.jobs} at once")
+    lines += [f"  {line}" for line in _basis(plan, estimated)]
     unsized = f", without {estimated.unsized} stages that have not run yet" if estimated.unsized else ""
     lines.append(
         f"disk: about {estimated.disk_bytes / 1e6:,.1f} MB of results{unsized}; "
@@ -174,7 +185,12 @@ def describe(plan: Plan, estimated: Estimate | None) -> str:
     return "\n".join(lines)
 
 
-def _basis(estimated: Estimate) -> str:
+def _title(group: str, plan: Plan) -> str:
+    """Without the file, in the plan's own pipeline."""
+    return group.removeprefix(f"{PIPELINES}/{plan.name}/dvc.yaml:")
+
+
+def _basis(plan: Plan, estimated: Estimate) -> list[str]:
     """Where the time comes from, and what is not in it."""
     words = {
         "runs": "from finished runs on this host",
@@ -182,13 +198,13 @@ def _basis(estimated: Estimate) -> str:
     }
     known: list[str] = []
     for source, text in words.items():
-        of_source = [group for group, cost in estimated.groups.items() if cost.source == source]
+        of_source = [_title(group, plan) for group, cost in estimated.groups.items() if cost.source == source]
         if of_source:
             known.append(f"{', '.join(of_source)}: {text}")
-    unknown = [group for group, cost in estimated.groups.items() if cost.source == "nothing"]
+    unknown = [_title(group, plan) for group, cost in estimated.groups.items() if cost.source == "nothing"]
     if unknown:
         known.append(f"{', '.join(unknown)}: nothing known but {estimated.start_seconds:.1f} s of start-up")
-    return "; ".join(known)
+    return known
 
 
 def duration(seconds: float) -> str:
@@ -199,9 +215,8 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _median(stage: PlannedStage, values: Values, finished: Sequence[FinishedStage]) -> float | None:
-    """Seconds of the newest runs of the stage's group that were logged with the present costly settings."""
-    group = stage.address.partition("@")[0]
+def _median(group: str, values: Values, finished: Sequence[FinishedStage]) -> float | None:
+    """Seconds of the newest runs of a group's stages that were logged with the present costly settings."""
     like = [
         run.seconds
         for run in finished
@@ -221,14 +236,13 @@ def _same(key: str, run: FinishedStage, values: Values) -> bool:
     return run.params[key] == (value if isinstance(value, str) else json.dumps(value))
 
 
-def _question(training: Training, cells: Cells | None, values: Values, median: float | None) -> dict[str, Any]:
-    assert cells is not None
+def _question(training: Training, cells: Cells, values: Values, *, measure: bool) -> dict[str, Any]:
     return {
         "network": training.network,
         "clips_per_batch": sum(value_of(values, key) for key in training.clips_per_batch),
         "segments": value_of(values, cells.segments),
         "threads": value_of(values, cells.threads),
-        "measure": median is None,
+        "measure": measure,
     }
 
 

@@ -18,11 +18,20 @@ class PlannedStage:
     """One stage, of the nested pipeline or upstream of it."""
 
     address: str  # what `dvc repro` takes: `prepare`, `pipelines/weak/dvc.yaml:pose@weak-0.25-0`
-    group: str  # the name without the cell: `prepare`, `pose`
-    nested: bool  # it is of a dvc.yaml below pipelines/; the others may want the whole machine and run alone
+    pipeline: str  # the nested pipeline that it is of, such as `weak`; empty for the project's own dvc.yaml
     needs: frozenset[str]  # addresses of the stages that it reads from
     runs: bool
     known_bytes: int | None  # of its outs as dvc.lock has them; None where one is not there
+
+    @property
+    def group(self) -> str:
+        """The address without the cell: `prepare`, `pipelines/weak/dvc.yaml:pose`."""
+        return self.address.partition("@")[0]
+
+    @property
+    def nested(self) -> bool:
+        """Runs beside others. A stage of the project's own dvc.yaml may want the whole machine, and runs alone."""
+        return bool(self.pipeline)
 
 
 @dataclass(frozen=True)
@@ -81,8 +90,7 @@ def make_plan(root: Path, name: str) -> Plan:
                 address = _address(stage, root)
                 planned[address] = PlannedStage(
                     address=address,
-                    group=(getattr(stage, "name", None) or address).partition("@")[0],
-                    nested=address.startswith(f"{PIPELINES.as_posix()}/"),
+                    pipeline=_pipeline(address),
                     needs=needs,
                     runs=not stage.frozen and (any(planned[needed].runs for needed in needs) or stage.changed()),
                     known_bytes=None if None in sizes else sum(size or 0 for size in sizes),
@@ -94,6 +102,11 @@ def make_plan(root: Path, name: str) -> Plan:
     except DvcException as error:
         raise InputError(f"DVC cannot read the pipelines: {error}", file=file) from error
     return Plan(name, tuple(planned.values()))
+
+
+def _pipeline(address: str) -> str:
+    folder = Path(address.rpartition(":")[0]).parent
+    return folder.relative_to(PIPELINES).as_posix() if folder.is_relative_to(PIPELINES) else ""
 
 
 def _address(stage: object, root: Path) -> str:

@@ -86,7 +86,7 @@ def _step_seconds(params: Params, question: Question) -> float:
     draw = partial(augment, settings=params.augment, seed=0, epoch=1)
 
     def train(steps: int) -> None:
-        train_epoch(network, criterion, optimiser, [batch] * steps, execution, augment=draw, title="measuring")
+        train_epoch(network, criterion, optimiser, [batch] * steps, execution, prepare=draw, title="measuring")
 
     train(1)
     begun = time.perf_counter()

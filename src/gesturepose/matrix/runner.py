@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from gesturepose.errors import InputError
 from gesturepose.matrix.cost import CELLS, describe, duration, estimate, value_of
-from gesturepose.matrix.plan import PIPELINES, Plan, PlannedStage, find_nested, make_plan
+from gesturepose.matrix.plan import Plan, PlannedStage, find_nested, make_plan
 from gesturepose.params import RuntimeSettings, flatten, load_params
 from gesturepose.processes import RUNNER_VARIABLE, Runner, end_marked, runner_mark
 from gesturepose.provenance import project_root
@@ -94,7 +94,7 @@ def visible_gpus(runtime: RuntimeSettings) -> list[str]:
 def _show(plan: Plan, values: dict[str, object], jobs: int, root: Path) -> None:
     estimated = None
     if plan.to_run:
-        estimated = estimate(plan, values, finished_stages(), jobs, root, CELLS.get(plan.name))
+        estimated = estimate(plan, values, finished_stages(), jobs, root)
     print(describe(plan, estimated), flush=True)
 
 
@@ -164,9 +164,7 @@ def _startable(
 
 def log_file(stage: PlannedStage) -> Path:
     """Where a stage's output goes, relative to the project: `.gesturepose/logs/weak/pose@weak-0.25-0.log`."""
-    file, _, name = stage.address.rpartition(":")
-    folder = Path(file).parent.relative_to(PIPELINES) if file.startswith(f"{PIPELINES}/") else Path(file).parent
-    return Path(FOLDER) / "logs" / folder / f"{name}.log"
+    return Path(FOLDER) / "logs" / stage.pipeline / f"{stage.address.rpartition(':')[2]}.log"
 
 
 def _start(stage: PlannedStage, place: int, gpu: str | None, root: Path, mark: str) -> _Running:
