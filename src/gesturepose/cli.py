@@ -160,6 +160,23 @@ def link() -> None:
 
 
 @app.command()
+def matrix(
+    name: Annotated[str, typer.Argument(help="a folder below pipelines/ with a dvc.yaml, such as weak")],
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="stages at once; default: one a GPU, or as many as the cores bear", show_default=False
+        ),
+    ] = None,
+    dry: Annotated[bool, typer.Option("--dry", help="only say what would run, how long and how much disk")] = False,
+) -> None:
+    """Run a nested pipeline, several cells at once; the same command goes on after an interruption."""
+    from gesturepose.matrix.runner import run_matrix
+
+    raise typer.Exit(run_matrix(name, jobs=jobs, dry=dry))
+
+
+@app.command()
 def doctor(
     reap: Annotated[bool, typer.Option(help="end runs whose process is gone")] = False,
 ) -> None:

@@ -1,15 +1,19 @@
-"""Which process owns a run, and whether it still lives."""
+"""Which process owns a run, whether it still lives, and the end of all that a runner of several dvc has started."""
 
 from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+RUNNER_VARIABLE = "GESTUREPOSE_RUNNER"  # `PID STARTED NAME`: what starts several dvc marks them and theirs with it
+_POLL_S = 0.1
+_IDLE_DVC_S = 30.0
 _CLOCK_TOLERANCE_S = 2.0  # the kernel's boot time, from which start times are computed, moves with clock corrections
 
 
@@ -77,6 +81,79 @@ def enclosing_dvc_process() -> psutil.Process | None:
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return None
+
+
+@dataclass(frozen=True)
+class Runner:
+    """The process whose several dvc processes are one execution, and its name for people, such as `matrix weak`."""
+
+    process: psutil.Process
+    name: str
+
+    @classmethod
+    def from_mark(cls, mark: str) -> Runner | None:
+        """The runner that a value of RUNNER_VARIABLE names; None where it is gone."""
+        try:
+            pid, started, name = mark.split(" ", 2)
+            process = psutil.Process(int(pid))
+            same = abs(process.create_time() - float(started)) < _CLOCK_TOLERANCE_S
+            return cls(process, name) if same and process.status() != psutil.STATUS_ZOMBIE else None
+        except (ValueError, psutil.NoSuchProcess):
+            return None
+
+
+def runner_mark(name: str) -> str:
+    """The value of RUNNER_VARIABLE for what this process starts."""
+    own = psutil.Process()
+    return f"{own.pid} {own.create_time():.2f} {name}"
+
+
+def enclosing_runner() -> Runner | None:
+    """The runner that this process's environment names, if it is an ancestor; None otherwise."""
+    runner = Runner.from_mark(os.environ.get(RUNNER_VARIABLE, ""))
+    return runner if runner and runner.process in psutil.Process().parents() else None
+
+
+def marked_processes(mark: str) -> list[psutil.Process]:
+    """All live processes of this user whose environment carries a runner's mark."""
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(RUNNER_VARIABLE) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):  # OSError: gone while it is read
+            continue
+    return found
+
+
+def end_marked(mark: str) -> None:
+    """Send SIGTERM to what a runner's dvc processes run, whatever starts meanwhile included; return when all are gone.
+
+    A dvc itself ends because its command did, or writes the result of a command that was just done: it writes dvc.lock
+    in place, and a signal could cut that off. Only where none runs anything for long are they told too: they
+    wait for DVC's lock.
+    """
+    told: set[int] = set()
+    idle_since = time.monotonic()
+    while processes := marked_processes(mark):
+        commands: list[psutil.Process] = []
+        for process in processes:
+            try:
+                if not _runs_dvc(process.cmdline()):
+                    commands.append(process)
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+        if commands:
+            idle_since = time.monotonic()
+        idle = time.monotonic() - idle_since > _IDLE_DVC_S
+        for process in processes if idle else commands:
+            if process.pid not in told:
+                told.add(process.pid)
+                try:
+                    process.terminate()
+                except psutil.NoSuchProcess:
+                    continue
+        time.sleep(_POLL_S)
 
 
 def _runs_dvc(command: list[str]) -> bool:

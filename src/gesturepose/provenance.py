@@ -116,8 +116,9 @@ def read_pipeline(root: Path) -> Pipeline:
     stages: list[StageRecord] = []
     out_md5: dict[str, str | None] = {}
     try:
-        # Reading stages needs no git, which may be absent.
-        with Repo(str(root), config={"core": {"no_scm": True}}) as repo:
+        # Reading stages needs no git, which may be absent. It needs DVC's lock: another dvc that ends a stage meanwhile
+        # writes dvc.lock in place, and half of it would be read.
+        with Repo(str(root), config={"core": {"no_scm": True}}, _wait_for_lock=True) as repo, repo.lock:
             for stage in repo.index.stages:
                 if not stage.cmd:
                     continue

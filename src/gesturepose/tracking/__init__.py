@@ -12,10 +12,11 @@ from mlflow.data.dataset_source_registry import register_dataset_source
 
 from gesturepose.tracking.comparisons import find_trained, log_comparison
 from gesturepose.tracking.datasets import DvcDatasetSource
+from gesturepose.tracking.durations import FinishedStage, finished_stages
 from gesturepose.tracking.executions import dead_runs, reap_dead_runs
 from gesturepose.tracking.link import StageLink, link_cached_runs
 from gesturepose.tracking.stage_run import StageRun, stage_run
-from gesturepose.tracking.store import EXPERIMENT, open_store, shown_uri, tracking_uri
+from gesturepose.tracking.store import EXPERIMENT, FOLDER, open_store, shown_uri, tracking_uri
 
 # So that `mlflow.data.get_source(…)` knows our data. An entry point cannot do it: MLflow loads those in the middle
 # of its own import, when its client is not yet there.
@@ -23,11 +24,14 @@ register_dataset_source(DvcDatasetSource)  # type: ignore[arg-type]  # annotated
 
 __all__ = [
     "EXPERIMENT",
+    "FOLDER",
     "DvcDatasetSource",
+    "FinishedStage",
     "StageLink",
     "StageRun",
     "dead_runs",
     "find_trained",
+    "finished_stages",
     "link_cached_runs",
     "log_comparison",
     "open_store",

@@ -1,7 +1,7 @@
 """One parent run per pipeline execution, and the end of runs whose process is gone.
 
-DVC calls nothing when an execution starts or ends, so the execution is the dvc process: stages that find the same
-one share a parent, whose status is set again after each of them.
+DVC calls nothing when an execution starts or ends, so the execution is the dvc process, or what runs several of them:
+stages that find the same one share a parent, whose status is set again after each of them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import psutil
 from mlflow.entities import Run
 
-from gesturepose.processes import ProcessIdentity, enclosing_dvc_process
+from gesturepose.processes import ProcessIdentity, enclosing_dvc_process, enclosing_runner
 from gesturepose.tracking.store import STORE_ERRORS, Store, open_store, store_error
 
 PARENT = "mlflow.parentRunId"
@@ -21,15 +21,16 @@ _UNFINISHED = ("RUNNING", "SCHEDULED")
 
 def join_execution(store: Store, git_tags: Mapping[str, str]) -> str:
     """The id of this execution's parent run, found or created, and marked as running. Call under the store's lock."""
-    dvc = enclosing_dvc_process()
-    owner = ProcessIdentity.of(dvc or psutil.Process())
+    runner, dvc = enclosing_runner(), enclosing_dvc_process()
+    owner = ProcessIdentity.of(runner.process if runner else dvc or psutil.Process())
     same_pid = store.search(f"tags.`gesturepose.pid` = '{owner.pid}' and tags.`gesturepose.kind` = 'execution'")
     for run in same_pid:
         identity = ProcessIdentity.from_tags(run.data.tags)
         if identity is not None and identity.same_process(owner):
             store.client.update_run(run.info.run_id, status="RUNNING")
             return run.info.run_id
-    name = os.environ.get("DVC_EXP_NAME") or ("dvc" if dvc else "single stage")
+    own_name = runner.name if runner else "dvc" if dvc else "single stage"
+    name = os.environ.get("DVC_EXP_NAME") or own_name
     tags = {"gesturepose.kind": "execution", **owner.tags(), **git_tags}
     run = store.client.create_run(
         store.experiment_id, tags=tags, run_name=f"{name} {git_tags['gesturepose.git.commit'][:7]}"
