@@ -14,13 +14,14 @@ from ruamel.yaml import YAML
 import curve_project as made
 from curve_project import JOINTS, RATIOS, SEEDS, shell, write_params, write_reports
 from gesturepose.compare.comparison import Comparison, Gain, Row, compare_revisions
-from gesturepose.compare.page import compare, points
+from gesturepose.compare.page import compare
 from gesturepose.compare.revisions import read_revisions
 from gesturepose.compare.snapshots import CommitFiles, WorkspaceFiles, dvc_md5
 from gesturepose.errors import InputError
 from gesturepose.tracking import find_trained
 from gesturepose.tracking.comparisons import run_address
 from gesturepose.tracking.store import open_store
+from gesturepose.wording import points
 from test_cli import Command, gesturepose, refused
 from test_page import Reader
 from test_tracking import isolate

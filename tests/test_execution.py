@@ -209,7 +209,7 @@ def test_an_epoch_with_a_checkpointed_network_trains(params, prepared):
     losses = [
         train_epoch(
             training.network, training.criterion, training.optimiser, batches(prepared), training.execution,
-            augment=lambda batch: batch, title="epoch",
+            prepare=lambda batch: batch, title="epoch",
         )["loss"]
         for _ in range(3)
     ]  # fmt: skip

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from gesturepose.data.clips import Stream, step_loader
-from gesturepose.data.labels import LABEL_KINDS, check_ratios, labelled_videos
+from gesturepose.data.labels import LABEL_KINDS, labelled_videos
 from gesturepose.data.prepared import Video
 from gesturepose.errors import InputError
 from gesturepose.parallel import World
+from gesturepose.params import check_ratios
 
 SIZES = (13, 7, 1, 5)  # videos of each class
 VIDEOS = [

@@ -118,7 +118,7 @@ def test_training_with_the_plain_network_is_the_same_training(params, prepared):
         losses.append(
             train_epoch(
                 training.replica, training.criterion, training.optimiser, [batch] * 3, training.execution,
-                augment=lambda unchanged: unchanged, title="steps",
+                prepare=lambda unchanged: unchanged, title="steps",
             )
         )  # fmt: skip
     assert losses[0].keys() == losses[1].keys()

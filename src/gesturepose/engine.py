@@ -98,7 +98,7 @@ def train_epoch(
     batches: BatchLoader,
     execution: Execution,
     *,
-    augment: Callable[[ClipBatch], ClipBatch],
+    prepare: Callable[[ClipBatch], ClipBatch],
     title: str,
 ) -> dict[str, float]:
     """One epoch of optimisation; the mean losses over its clips.
@@ -110,7 +110,7 @@ def train_epoch(
     forward = execution.compile(losses_of)
     means = LossMeans()
     for batch in execution.bar(batches, title):
-        moved = augment(batch.to(execution.device))
+        moved = prepare(batch.to(execution.device))
         execution.begin_step()
         losses = forward(network, criterion, moved, execution)
         optimiser.zero_grad(set_to_none=True)

@@ -131,7 +131,7 @@ def evaluate_predictions(predictions: Predictions, data: PreparedData, settings:
         },
     }
     return Evaluation(
-        metrics=_rounded(values),
+        metrics=rounded(values),
         pck_curve=_curve_rows(sums).round(DECIMALS),
         confusion=pd.DataFrame(
             {"actual": names[predictions.gesture[video_valid]], "predicted": names[predicted[video_valid]]}
@@ -388,9 +388,10 @@ def _curve_rows(sums: dict[tuple[str, str, str], PoseSums]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """A tree of values with its floats rounded to `DECIMALS`."""
     if isinstance(value, dict):
-        return {key: _rounded(child) for key, child in value.items()}
+        return {key: rounded(child) for key, child in value.items()}
     return round(value, DECIMALS) if isinstance(value, float) else value
 
 

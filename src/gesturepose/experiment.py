@@ -34,7 +34,7 @@ from gesturepose.models.trunk import Trunk
 from gesturepose.optim import LearningRate, build_optimiser
 from gesturepose.parallel import ALONE, World, replicated
 from gesturepose.params import AugmentSettings, FinetuneSettings, NetworkSettings, Params, RuntimeSettings
-from gesturepose.structures import Predictions
+from gesturepose.structures import ClipBatch, Predictions
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,10 @@ class Training:
             pixels=self.pixels,
             world=self.execution.world,
         )
+
+    def prepare(self, batch: ClipBatch, epoch: int) -> ClipBatch:
+        """A batch as the network sees it in training; with the same labels, moved along with the picture."""
+        return augment(batch, self.augment, seed=self.settings.seed, epoch=epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values; what a training draws at random depends on seed and epoch alone."""
@@ -159,7 +163,7 @@ def fit(training: Training, checkpoint: Path | None = None) -> Iterator[Epoch]:
             training.optimiser,
             Prefetched(training.batches(number), training.execution.device),
             training.execution,
-            augment=partial(augment, settings=training.augment, seed=settings.seed, epoch=number),
+            prepare=partial(training.prepare, epoch=number),
             title=f"{name} {number}/{settings.epochs}",
         )
         metrics = {f"train/{key}": value for key, value in losses.items()}
@@ -202,9 +206,7 @@ def finetuning(params: Params, data: PreparedData, trunk: Trunk, world: World = 
     """The trunk with one 1×1 to heatmaps, under L2d alone, on the training videos with pose labels."""
     torch.manual_seed(params.finetune.seed)
     network = build_heatmap_network(params.network, trunk)
-    return _training(
-        params, data, network, HeatmapCriterion(), params.finetune, world, section="finetune", keep_best=False
-    )
+    return build_training(params, data, network, HeatmapCriterion(), params.finetune, world, section="finetune")
 
 
 def collaborative_training(params: Params, data: PreparedData, trunk: Trunk, world: World = ALONE) -> Training:
@@ -213,7 +215,7 @@ def collaborative_training(params: Params, data: PreparedData, trunk: Trunk, wor
     network = build_network(params.network, trunk, gestures=len(data.gestures), image_size=data.image_size)
     keep_best = params.train.select == "best"
     criterion = CollaborativeCriterion(params.loss)
-    return _training(params, data, network, criterion, params.train, world, section="train", keep_best=keep_best)
+    return build_training(params, data, network, criterion, params.train, world, section="train", keep_best=keep_best)
 
 
 def load_trunk(settings: NetworkSettings, path: Path) -> Trunk:
@@ -324,7 +326,7 @@ def prepare_execution(runtime: RuntimeSettings, world: World = ALONE) -> Executi
     return Execution(torch.device("cuda" if on_gpu else "cpu"), precision, compiled=runtime.compile, world=world)
 
 
-def _training(
+def build_training(
     params: Params,
     data: PreparedData,
     network: nn.Module,
@@ -333,8 +335,19 @@ def _training(
     world: World,
     *,
     section: str,
-    keep_best: bool,
+    keep_best: bool = False,
+    kind: type[Training] = Training,
+    **fields: Any,
 ) -> Training:
+    """The training of `network` on the training videos of `data`, ready to start.
+
+    Args:
+        section: where in params.yaml `settings` stand, for messages.
+        kind: the class of the result, and `fields` what it has beyond `Training`.
+
+    Raises:
+        InputError: what the settings ask for cannot be had with this data, on this machine, by these processes.
+    """
     execution = prepare_execution(params.runtime, world)
     if settings.clips_per_batch % world.size:
         raise InputError(
@@ -353,22 +366,23 @@ def _training(
     _place(network, execution, params.runtime)
     replica = replicated(network, world, execution.device)
     optimiser = build_optimiser(network, settings)
-    return Training(
-        network=network,
-        criterion=criterion,
-        settings=settings,
-        augment=params.augment,
-        data=data,
-        train_videos=train_videos,
-        validation_videos=data.split("validation"),
-        validation_clips_per_batch=settings.clips_per_batch,
-        execution=execution,
-        replica=replica,
-        pixels=resident_pixels(data, execution.device),
-        optimiser=optimiser,
-        learning_rate=LearningRate(optimiser, settings),
-        keep_best=keep_best,
-    )
+    given: dict[str, Any] = {
+        "network": network,
+        "criterion": criterion,
+        "settings": settings,
+        "augment": params.augment,
+        "data": data,
+        "train_videos": train_videos,
+        "validation_videos": data.split("validation"),
+        "validation_clips_per_batch": settings.clips_per_batch,
+        "execution": execution,
+        "replica": replica,
+        "pixels": resident_pixels(data, execution.device),
+        "optimiser": optimiser,
+        "learning_rate": LearningRate(optimiser, settings),
+        "keep_best": keep_best,
+    }
+    return kind(**(given | fields))
 
 
 def _validate(training: Training, *, title: str) -> dict[str, float]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import difflib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError
@@ -29,6 +30,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0.0, le=1.0)]
 Stream = Literal["zero", "first_slow", "first_fast", "second_slow", "second_fast"]
+Method = Literal["baseline", "weak", "teacher"]
 STREAMS: tuple[Stream, ...] = ("zero", "first_slow", "first_fast", "second_slow", "second_fast")
 
 
@@ -162,6 +164,54 @@ class TrainSettings(FinetuneSettings):
     select: Literal["best", "last"]
 
 
+class WeakSettings(_Section):
+    """The label-efficiency curves of Sec. 4.2 (Fig. 4, middle and right): pipelines/weak.
+
+    All cells of a curve have the same number of steps and the same schedule, and report their last step.
+    """
+
+    ratios: Annotated[tuple[float, ...], Field(min_length=1)]
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    further_pose_methods: Annotated[tuple[Literal["teacher"], ...], Field(max_length=1)]
+    split: Literal["validation", "test"]
+    labelled_clips: Positive
+    unlabelled_clips: Positive
+    segments: Annotated[int, Field(ge=3)]
+    finetune_steps: Positive
+    finetune_learning_rate: Rate
+    train_steps: Positive
+    learning_rate: Rate
+    steps_at: tuple[Share, ...]
+    teacher_decay: Annotated[float, Field(ge=0.0, lt=1.0)]
+    teacher_confidence: Share
+    log_every: Positive
+    threads: Positive
+    bootstrap: Annotated[int, Field(ge=100)]
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)]
+
+    @field_validator("ratios", mode="before")
+    @classmethod
+    def _ratios_rise(cls, ratios: object) -> object:
+        """DVC names cells by the text of a ratio: 1 and 1.0 would be two cells."""
+        if isinstance(ratios, list):
+            for ratio in ratios:
+                if isinstance(ratio, int):
+                    raise ValueError(f"write {float(ratio)}, not {ratio}")
+            if all(isinstance(ratio, float) for ratio in ratios):
+                check_ratios(ratios)
+            return tuple(ratios)
+        return ratios
+
+    @model_validator(mode="after")
+    def _cells_are_comparable(self) -> Self:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("a seed stands in weak.seeds twice")
+        for name in ("finetune_steps", "train_steps"):
+            if getattr(self, name) % self.log_every:
+                raise ValueError(f"weak.{name} {getattr(self, name)} is no multiple of weak.log_every {self.log_every}")
+        return self
+
+
 class EvaluateSettings(_Section):
     """Batching and the bootstrap over videos."""
 
@@ -183,6 +233,7 @@ class Params(_Section):
     finetune: FinetuneSettings
     train: TrainSettings
     evaluate: EvaluateSettings
+    weak: WeakSettings
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -196,6 +247,21 @@ class Params(_Section):
                 f"network.tcn_grid {self.network.tcn_grid} does not divide the heatmaps' {heatmap_size} px"
             )
         return self
+
+
+def check_ratios(ratios: Sequence[float]) -> None:
+    """Refuse ratios of a curve that are not in (0, 1], not in rising order, or repeated.
+
+    Raises:
+        ValueError: which one and why.
+    """
+    for ratio in ratios:
+        if not 0.0 < ratio <= 1.0:
+            raise ValueError(f"{ratio:g} is not a share of the training videos, in (0, 1]")
+    for smaller, larger in pairwise(ratios):
+        if larger <= smaller:
+            problem = "is repeated" if larger == smaller else f"comes after {smaller:g}"
+            raise ValueError(f"the ratio {larger:g} {problem}; they have to rise")
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:

@@ -1,4 +1,4 @@
-"""What the two training stages have in common: epochs are logged as they come, and then the results are written."""
+"""What all training stages have in common: epochs are logged as they come, and then the results are written."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def run_training(
     weights: Path,
     state: Callable[[], Mapping[str, Tensor]],
     header: Mapping[str, Any],
-    history: Path,
+    history: Path | None = None,
 ) -> None:
     """Train to the end, from the checkpoint of an interrupted attempt where there is one.
 
     Args:
         weights: the file that gets `state()` of the trained network, with `header`.
-        history: the table that gets the losses and scores of each epoch.
+        history: the table that gets the losses and scores of each epoch, which MLflow has in any case.
     """
     leads = training.execution.world.leads
     for epoch in fit(training, run.checkpoint):
@@ -36,7 +36,8 @@ def run_training(
     if not leads:
         return
     save_weights(weights, state(), header)
-    table = history_table(training.history).round(6)
-    write_atomically(history, table.to_csv(index=False, lineterminator="\n").encode())
-    run.log_artifact(history)
+    if history is not None:
+        table = history_table(training.history).round(6)
+        write_atomically(history, table.to_csv(index=False, lineterminator="\n").encode())
+        run.log_artifact(history)
     run.drop_checkpoint()

@@ -105,7 +105,7 @@ def train_on(training: Training, batches: BatchLoader) -> Callable[[], object]:
         training.optimiser,
         batches,
         training.execution,
-        augment=augmentation(training),
+        prepare=augmentation(training),
         title="training steps",
     )
 

@@ -19,9 +19,9 @@ from gesturepose.provenance import project_root
 from gesturepose.structures import SYNTHETIC_NAME
 from gesturepose.tracking import find_trained, log_comparison
 from gesturepose.tracking.store import open_store
+from gesturepose.wording import NOT_SIGNIFICANT, p_value, points
 
 PAGE, FIGURE = "index.html", "curves.png"
-NOT_SIGNIFICANT = "no significant difference"
 
 
 @dataclass(frozen=True)
@@ -145,17 +145,6 @@ def gain_text(gain: Gain) -> str:
     end = "" if gain.significant else f", {NOT_SIGNIFICANT}"
     interval = f"{points(difference.low)} to {points(difference.high)}"
     return f"{points(difference.value)} points ({interval}), {p_value(gain.p_adjusted)}{end}"
-
-
-def points(share: float) -> str:
-    """0.0213 → +2.1"""
-    text = f"{100 * share:+.1f}".replace("-", "−")
-    return "0.0" if text in ("+0.0", "−0.0") else text
-
-
-def p_value(p: float) -> str:
-    """0.0004 → p < 0.001"""
-    return "p\u00a0<\u00a00.001" if p < 0.001 else f"p\u00a0=\u00a0{p:.3f}"
 
 
 def describe_data(revision: Revision) -> str:

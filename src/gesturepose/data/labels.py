@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import pairwise
+from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from gesturepose.data.prepared import Video
+from gesturepose.data.prepared import PreparedData, Video
 from gesturepose.errors import InputError
 
 LabelKind = Literal["pose", "gesture"]
@@ -42,16 +43,54 @@ def labelled_videos(videos: Sequence[Video], ratio: float, *, kind: LabelKind, s
     return frozenset(chosen)
 
 
-def check_ratios(ratios: Sequence[float]) -> None:
-    """Refuse ratios of a curve that are not in (0, 1], not in rising order, or repeated.
+class LabelSubset(BaseModel):
+    """Which training videos show which labels, as the file of one ratio and seed says."""
 
-    Raises:
-        ValueError: which one and why.
-    """
-    for ratio in ratios:
-        if not 0.0 < ratio <= 1.0:
-            raise ValueError(f"{ratio:g} is not a share of the training videos, in (0, 1]")
-    for smaller, larger in pairwise(ratios):
-        if larger <= smaller:
-            problem = "is repeated" if larger == smaller else f"comes after {smaller:g}"
-            raise ValueError(f"the ratio {larger:g} {problem}; they have to rise")
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: str  # fingerprint of the prepared data
+    ratio: float
+    seed: int
+    pose: tuple[str, ...]  # keys of videos, sorted
+    gesture: tuple[str, ...]
+
+    @classmethod
+    def draw(cls, data: PreparedData, ratio: float, seed: int) -> LabelSubset:
+        """Both subsets of the training videos.
+
+        Raises:
+            InputError: the ratio is not in (0, 1], or a class has no training video to show a label of.
+        """
+        videos = data.split("train")
+        empty = sorted(set(range(len(data.gestures))) - {video.gesture for video in videos})
+        if empty:
+            names = ", ".join(data.gestures[gesture] for gesture in empty[:5])
+            raise InputError(
+                f"{len(empty)} of {len(data.gestures)} classes have no training video, so no label to keep: {names}",
+                file=data.folder,
+                hint="See data.validation and data.protocol.",
+            )
+        pose, gesture = (tuple(sorted(labelled_videos(videos, ratio, kind=kind, seed=seed))) for kind in LABEL_KINDS)
+        return cls(data=data.fingerprint, ratio=ratio, seed=seed, pose=pose, gesture=gesture)
+
+    @classmethod
+    def read(cls, path: Path, data: PreparedData) -> LabelSubset:
+        """The subset of `data` in a file of `to_bytes`.
+
+        Raises:
+            InputError: no such file, not a label subset, or one of other data.
+        """
+        hint = "The labels stage writes it."
+        try:
+            subset = cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            raise InputError("no such label subset", file=path, hint=hint) from None
+        except ValidationError as error:
+            raise InputError(f"not a label subset: {error.errors()[0]['msg']}", file=path, hint=hint) from None
+        if subset.data != data.fingerprint:
+            raise InputError(f"a label subset of other data than {data.folder}", file=path, hint=hint)
+        return subset
+
+    def to_bytes(self) -> bytes:
+        """The file's contents; equal subsets give equal bytes."""
+        return (self.model_dump_json(indent=1) + "\n").encode()

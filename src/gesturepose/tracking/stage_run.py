@@ -184,7 +184,13 @@ class Bystander(StageRun):
 
 @contextmanager
 def stage_run(
-    stage: str, *, params: BaseModel, sections: Sequence[str], resume: bool = False, world: World = ALONE
+    stage: str,
+    *,
+    params: BaseModel,
+    sections: Sequence[str],
+    cell: Mapping[str, str | int | float] | None = None,
+    resume: bool = False,
+    world: World = ALONE,
 ) -> Iterator[StageRun]:
     """The MLflow run of a stage, a child of the pipeline execution's run.
 
@@ -194,6 +200,7 @@ def stage_run(
 
     Args:
         stage: the name in dvc.yaml; DVC's own, fuller name is used where DVC runs the stage.
+        cell: what the stage's arguments say, of a stage that dvc.yaml has in a matrix; params `cell.…`.
         resume: continue the newest killed or failed run of the same stage, settings, code and data, if there is one.
         world: the processes that do the stage together; the leading one alone has a run.
 
@@ -209,7 +216,7 @@ def stage_run(
     with _signals_as_exit() as received, _ending_with_dvc(), _alone(stage, world):
         run: StageRun | None = None
         try:
-            run = _open_run_with(world, stage, params, sections, resume)
+            run = _open_run_with(world, stage, params, sections, cell or {}, resume)
             yield run
         except BaseException as error:
             if run is not None:
@@ -218,10 +225,12 @@ def stage_run(
         run._finish("FINISHED", "")
 
 
-def _open_run_with(world: World, stage: str, params: BaseModel, sections: Sequence[str], resume: bool) -> StageRun:
+def _open_run_with(
+    world: World, stage: str, params: BaseModel, sections: Sequence[str], cell: Mapping[str, Any], resume: bool
+) -> StageRun:
     """The run, after the other processes know whether there is one, and its checkpoint."""
     try:
-        run = _open_run(stage, params, sections, resume)
+        run = _open_run(stage, params, sections, cell, resume)
     except BaseException:
         world.from_leader((False, None))
         raise
@@ -250,7 +259,9 @@ def _alone(stage: str, world: World) -> Iterator[None]:
         lock.release()
 
 
-def _open_run(stage: str, params: BaseModel, sections: Sequence[str], resume: bool) -> StageRun:
+def _open_run(
+    stage: str, params: BaseModel, sections: Sequence[str], cell: Mapping[str, Any], resume: bool
+) -> StageRun:
     root = project_root()
     pipeline = read_pipeline(root)
     git = git_state(root, pipeline)
@@ -274,7 +285,9 @@ def _open_run(stage: str, params: BaseModel, sections: Sequence[str], resume: bo
                     store.client.delete_tag(run_id, _ERROR)
         if earlier is None:
             values = params.model_dump(mode="json")
-            leaves = list(flatten({section: values[section] for section in sections}))
+            leaves = list(
+                flatten({section: values[section] for section in sections} | ({"cell": cell} if cell else {}))
+            )
             entries = [Param(name, value if isinstance(value, str) else json.dumps(value)) for name, value in leaves]
             for start in range(0, len(entries), _BATCH_PARAMS):
                 store.client.log_batch(run_id, params=entries[start : start + _BATCH_PARAMS])
