@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -139,8 +140,8 @@ def paired_bootstrap(
     value = row.statistic(point_weights) - reference.statistic(point_weights)
     if not np.isfinite(value):
         raise ValueError("at some point and seed no video has anything to count")
-    video_counts = count_draws(draw_videos(videos, resamples, seed))
-    seed_counts = count_draws(draw_videos(seeds, resamples, seed + 1))  # a stream of its own
+    video_counts = _counts(videos, resamples, seed)
+    seed_counts = _counts(seeds, resamples, seed + 1)  # a stream of its own
     differences = row.resampled(point_weights, video_counts, seed_counts)
     differences -= reference.resampled(point_weights, video_counts, seed_counts)
     differences = differences[np.isfinite(differences)]
@@ -151,6 +152,12 @@ def paired_bootstrap(
     tails = [((differences < 0) | zero).sum(), ((differences > 0) | zero).sum()]
     p = min(1.0, 2.0 * (1.0 + float(min(tails))) / (kept + 1.0))
     return PairedDifference(value, low, high, confidence, p, kept, seeds, videos)
+
+
+@lru_cache(maxsize=4)
+def _counts(items: int, resamples: int, seed: int) -> NDArray[np.float64]:
+    """[R, items] how often each resample has each item: the same for all rows of a table, computed once."""
+    return count_draws(draw_videos(items, resamples, seed))
 
 
 def area_weights(positions: Sequence[float]) -> NDArray[np.float64]:

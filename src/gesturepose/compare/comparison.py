@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,7 @@ from gesturepose.significance import (
 
 RESAMPLES: Final = 2000
 CONFIDENCE: Final = 0.95
+_Cells: TypeAlias = Mapping[tuple[float, int], pd.DataFrame]
 _SAME_VIDEOS: Final = ("name", "protocol", "split")  # where they differ, the test videos are others
 
 
@@ -152,11 +153,12 @@ def _table(revisions: Sequence[Revision], direction: str, method: str) -> tuple[
     spans: list[tuple[str, tuple[float, ...]]] = [(f"{ratio:g}", (ratio,)) for ratio in ratios]
     if len(common) > 1:
         spans.append((f"area over {common[0]:g}–{common[-1]:g}", tuple(common)))
+    cells = [_cells(revision, direction, method) for revision in revisions]
     rows = []
     for label, span in spans:
         gains: list[Gain | None] = [None]
-        for other in revisions[1:]:
-            gain, said = _gain(revisions[0], other, direction, method, span)
+        for other, own_cells in zip(revisions[1:], cells[1:], strict=True):
+            gain, said = _gain(revisions[0], other, (cells[0], own_cells), direction, method, span)
             gains.append(gain)
             notes += said
         rows.append(Row(label, span, tuple(_over(own, span) for own in scores), tuple(gains)))
@@ -190,7 +192,7 @@ def _over(scores: Mapping[float, Score], span: tuple[float, ...]) -> Score | Non
 
 
 def _gain(
-    first: Revision, other: Revision, direction: str, method: str, span: tuple[float, ...]
+    first: Revision, other: Revision, cells: tuple[_Cells, _Cells], direction: str, method: str, span: tuple[float, ...]
 ) -> tuple[Gain | None, list[str]]:
     """The paired difference, not yet corrected, None where the two share nothing to pair; and what is to be noted."""
     pair = f"{first.name} and {other.name}"
@@ -202,7 +204,6 @@ def _gain(
             f"{pair} have different prepared data (fingerprint). Videos are paired by name: where the recordings "
             "themselves differ, the tests between them do not hold."
         )
-    cells = [_cells(revision, direction, method) for revision in (first, other)]
     if not all(any(key[0] == ratio for key in own) for own in cells for ratio in span):
         return None, notes
     seed_sets = [set.intersection(*({key[1] for key in own if key[0] == ratio} for ratio in span)) for own in cells]
@@ -232,7 +233,7 @@ def _gain(
     return Gain(difference, difference.p, test, 1.0 if test is None else test.p), notes
 
 
-def _cells(revision: Revision, direction: str, method: str) -> dict[tuple[float, int], pd.DataFrame]:
+def _cells(revision: Revision, direction: str, method: str) -> _Cells:
     """By ratio and seed, the videos (index) that have a value for the direction's metric."""
     table = revision.per_video
     chosen = table[(table["direction"] == direction) & (table["method"] == method)]

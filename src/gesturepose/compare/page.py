@@ -81,7 +81,8 @@ def render_page(comparison: Comparison, png: bytes, addresses: Mapping[str, str]
         comparison=comparison,
         first=comparison.revisions[0],
         workspace=WORKSPACE,
-        figure=FigureFile("Label-efficiency curves", f"{BAND} {_figure_data(comparison)}", png),
+        figure=FigureFile("Label-efficiency curves", f"{BAND} {_data_of(comparison)}", png),
+        data=_data_of(comparison),
         panels=PANELS,
         methods=METHODS,
         banners=_banners(comparison.revisions),
@@ -153,7 +154,8 @@ def describe_data(revision: Revision) -> str:
     return f"{data['name']}, protocol {data['protocol']}, split {data['split']}, {data['videos']} videos, seeds {seeds}"
 
 
-def _figure_data(comparison: Comparison) -> str:
+def _data_of(comparison: Comparison) -> str:
+    """What the numbers are of, said once where it is the same for all."""
     described: dict[str, list[str]] = {}
     for revision in comparison.revisions:
         described.setdefault(describe_data(revision), []).append(revision.name)

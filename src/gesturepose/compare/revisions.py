@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+import yaml
 
 from gesturepose.compare.lineage import Lineage, read_lineage
 from gesturepose.compare.snapshots import CommitFiles, Files, WorkspaceFiles, git, read_from_dvc
@@ -50,6 +50,14 @@ _DATA: Final = ("name", "protocol", "split", "videos", "fingerprint")
 _MAKE = (
     f"`gesturepose matrix weak`, or `dvc repro {PIPELINE}`, makes it; commit reports/weak and the dvc.lock files then."
 )
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """libyaml's: the lock of a matrix has thousands of lines, over which ruamel takes seconds."""
+
+
+# YAML 1.2, in which DVC reads and writes, has floats without a point; for PyYAML 1e-06 is a text.
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789"))
 
 
 @dataclass(frozen=True)
@@ -158,9 +166,8 @@ def _read_cached(path: str, locks: Mapping[str, Any], name: str, commit: str | N
 
 def _yaml(content: bytes, path: str, name: str) -> dict[str, Any]:
     try:
-        # ruamel, as DVC: PyYAML reads 1e-06 as a text. Not pure: a lock of fifty stages has thousands of lines.
-        tree = YAML(typ="safe").load(content)
-    except YAMLError as error:
+        tree = yaml.load(content, _Loader)
+    except yaml.YAMLError as error:
         raise InputError(f"not valid YAML in the revision {name}: {str(error).splitlines()[0]}", file=path) from None
     if tree is None:
         return {}
