@@ -118,5 +118,3 @@ def test_files_of_a_ratio_that_was_taken_out_are_refused(reproduced):
     stray.unlink()
     assert done.returncode == 2 and "files of no cell of params.yaml: pose-weak-0.9-0" in done.stderr
     assert "Traceback" not in done.stderr
-
-
