@@ -310,7 +310,7 @@ def test_overfits_one_batch_under_the_engine(name, params, prepared, tmp_path):
     elif name in WITH_POSES:
         criterion = CollaborativeCriterion(LossSettings(heatmap=1.0, depth=0.001, gesture=0.01))
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-2 if name == "lstm" else 5e-3, fused=True)
-    train_epoch(network, criterion, optimiser, same, CPU, augment=change, title=name)
+    train_epoch(network, criterion, optimiser, same, CPU, prepare=change, title=name)
     outputs = infer(network, test_batches, CPU, title=name)
     true = np.array([video.gesture for video in videos])
     if name in WITH_POSES:
