@@ -16,11 +16,11 @@ from gesturepose.engine import Execution, infer, predict, quick_scores, train_ep
 from gesturepose.errors import InputError
 from gesturepose.losses import CollaborativeCriterion
 from gesturepose.params import LossSettings
-from gesturepose.references.flow import LARGEST, STACK, FlowStacks, augment_flow, farneback, flow_codes, write_flow
-from gesturepose.references.gesture_only import GestureCriterion, OtherInput, video_logits
+from gesturepose.references.flow import LARGEST, STACK, FlowStacks, farneback, flow_codes, write_flow
+from gesturepose.references.gesture_only import GestureCriterion, OtherInput, gesture_predictions
 from gesturepose.references.hand_object import build_hand_object
 from gesturepose.references.pose_lstm import FramePoses, PoseLstm, RecurrentClassifier
-from gesturepose.references.two_stream import colour_stream, flow_stream, mean_of_scores
+from gesturepose.references.two_stream import both_streams, colour_stream, flow_stream
 from gesturepose.skeleton import JOINTS, WRIST
 
 B, T, S, A = 2, 4, 32, 5
@@ -231,7 +231,8 @@ def test_flow_is_augmented_as_the_picture_and_its_vectors_scale(params, prepared
     settings = params.augment.model_copy(update={"shift": 0.0, "scale": 0.5, "blur": 0.0})
     (batch,) = training_loader(prepared, prepared.split("train")[:3], segments=T, clips_per_batch=3, seed=0, epoch=1)
     constant = torch.full((3, T, 2 * STACK, S, S), OUTSIDE + 40, dtype=torch.uint8)
-    changed = augment_flow(replace(batch, video=constant), settings, seed=0, epoch=1)
+    stacks = FlowStacks(prepared, np.zeros((1, S, S, 2), dtype=np.uint8))
+    changed = stacks.augment(replace(batch, video=constant), settings, seed=0, epoch=1)
     moved = augment(batch, settings, seed=0, epoch=1).joints_uv_crop_px
     centre = (S - 1) / 2
     assert changed.video.shape == constant.shape
@@ -249,10 +250,14 @@ def test_the_wide_convolution_has_the_mean_of_the_colours(params):
         torch.testing.assert_close(flow.stem[0].weight[:, channel], mean)
 
 
-def test_the_two_streams_vote_by_their_softmax():
+def test_the_two_streams_vote_by_their_softmax(prepared):
+    videos = prepared.split("test")[:2]
+    empty = gesture_predictions([], prepared, videos)
     colour = np.log(np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]], dtype=np.float32))
     flow = np.log(np.array([[0.1, 0.6, 0.3], [0.5, 0.3, 0.2]], dtype=np.float32)) + np.float32(3.0)
-    np.testing.assert_allclose(mean_of_scores(colour, flow), [[0.4, 0.4, 0.2], [0.3, 0.55, 0.15]], atol=1e-6)
+    both = both_streams(replace(empty, logits=colour), replace(empty, logits=flow))
+    np.testing.assert_allclose(np.exp(both.logits), [[0.4, 0.4, 0.2], [0.3, 0.55, 0.15]], atol=1e-6)
+    assert list(both.keys) == [video.key for video in videos]
 
 
 def test_videos_have_the_mean_of_their_clips(prepared):
@@ -261,14 +266,16 @@ def test_videos_have_the_mean_of_their_clips(prepared):
     generator = torch.Generator().manual_seed(1)
     outputs = [(b, torch.randn(len(b.gesture), len(prepared.gestures), generator=generator)) for b in batches]
     nothing = replace(batches[0], frame_valid=torch.zeros_like(batches[0].frame_valid))
-    logits = video_logits([*outputs, (nothing, torch.full_like(outputs[0][1], 9.0))], prepared, videos)
+    found = gesture_predictions([*outputs, (nothing, torch.full_like(outputs[0][1], 9.0))], prepared, videos)
+    assert found.frame_valid.all() and np.isnan(found.joints_cam_mm).all()
+    assert np.array_equal(found.gesture, [video.gesture for video in videos])
     index = torch.cat([b.video_index for b in batches])
     stacked = torch.cat([values for _, values in outputs])
     positions = [video.key for video in prepared.videos]
     assert len(index) > len(videos)  # some videos have several clips
     for place, video in enumerate(videos):
         expected = stacked[index == positions.index(video.key)].mean(dim=0)
-        np.testing.assert_allclose(logits[place], expected.numpy(), atol=1e-6)
+        np.testing.assert_allclose(found.logits[place], expected.numpy(), atol=1e-6)
 
 
 def test_masked_gestures_never_reach_the_loss(prepared):
@@ -305,7 +312,7 @@ def test_overfits_one_batch_under_the_engine(name, params, prepared, tmp_path):
     elif name == "flow":
         write_flow(prepared, tmp_path / "flow.npy", workers=2)
         flow = FlowStacks.open(tmp_path / "flow.npy", prepared)
-        change = partial(augment_flow, settings=settings, seed=0, epoch=0)
+        change = partial(flow.augment, settings=settings, seed=0, epoch=0)
         same, test_batches = OtherInput(same, flow), OtherInput(test_batches, flow)
     elif name in WITH_POSES:
         criterion = CollaborativeCriterion(LossSettings(heatmap=1.0, depth=0.001, gesture=0.01))
@@ -318,4 +325,4 @@ def test_overfits_one_batch_under_the_engine(name, params, prepared, tmp_path):
         scores = quick_scores(predictions)
         assert scores["accuracy"] == 1.0 and scores["pck_30"] > 0.8, scores
     else:
-        assert (video_logits(outputs, prepared, videos).argmax(axis=1) == true).all()
+        assert (gesture_predictions(outputs, prepared, videos).logits.argmax(axis=1) == true).all()

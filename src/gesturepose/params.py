@@ -32,6 +32,12 @@ Rate = Annotated[float, Field(gt=0.0, le=1.0)]
 Stream = Literal["zero", "first_slow", "first_fast", "second_slow", "second_fast"]
 Method = Literal["baseline", "weak", "teacher"]
 STREAMS: tuple[Stream, ...] = ("zero", "first_slow", "first_fast", "second_slow", "second_fast")
+NetworkRow = Literal[
+    "baseline", "multi_scale", "multi_order", "complete",
+    "zero_2", "zero_3", "zero_4", "zero_5", "all_3", "all_4", "all_5",
+    "first", "second", "slow", "fast",
+    "tcn_grid_1", "shared", "gradient",
+]  # fmt: skip
 
 
 class _Section(BaseModel):
@@ -212,6 +218,61 @@ class WeakSettings(_Section):
         return self
 
 
+class AblationSettings(_Section):
+    """The rows of the paper's Tables 1, 3 and 4, ours, and reference systems: pipelines/ablation.
+
+    Each row is trained once for each seed, with all labels of the training videos, equal numbers of steps and one
+    schedule, and reports its last step. What a row is stands in `ablation.rows`.
+    """
+
+    rows: Annotated[tuple[NetworkRow, ...], Field(min_length=1)]
+    crops: Annotated[tuple[Literal["frame"], ...], Field(max_length=1)]
+    references: tuple[Literal["lstm_annotated", "colour", "hp", "hp_ac"], ...]
+    flow_references: Annotated[tuple[Literal["flow"], ...], Field(max_length=1)]
+    pose_references: Annotated[tuple[Literal["lstm_predicted"], ...], Field(max_length=1)]
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    split: Literal["validation", "test"]
+    clips_per_batch: Positive
+    segments: Annotated[int, Field(ge=3)]
+    train_steps: Positive
+    learning_rate: Rate
+    lstm_steps: Positive
+    lstm_learning_rate: Rate
+    steps_at: tuple[Share, ...]
+    log_every: Positive
+    threads: Positive
+    bootstrap: Annotated[int, Field(ge=100)]
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)]
+
+    @model_validator(mode="after")
+    def _rows_are_comparable(self) -> Self:
+        for name in ("rows", "references", "seeds"):
+            if len(set(getattr(self, name))) != len(getattr(self, name)):
+                raise ValueError(f"an entry stands in ablation.{name} twice")
+        for name in ("train_steps", "lstm_steps"):
+            if getattr(self, name) % self.log_every:
+                raise ValueError(
+                    f"ablation.{name} {getattr(self, name)} is no multiple of ablation.log_every {self.log_every}"
+                )
+        if self.pose_references and "complete" not in self.rows:
+            raise ValueError("lstm_predicted reads the poses of the row complete, which ablation.rows does not have")
+        return self
+
+    def schedule(self, seed: int, steps: int, learning_rate: float) -> FinetuneSettings:
+        """An optimisation of so many steps, of which `log_every` are an entry in the log."""
+        return FinetuneSettings(
+            seed=seed,
+            epochs=steps // self.log_every,
+            clips_per_batch=self.clips_per_batch,
+            segments=self.segments,
+            learning_rate=learning_rate,
+            schedule="step",
+            steps_at=self.steps_at,
+            patience=1,
+            stop_below=0.0,
+        )
+
+
 class EvaluateSettings(_Section):
     """Batching and the bootstrap over videos."""
 
@@ -234,6 +295,7 @@ class Params(_Section):
     train: TrainSettings
     evaluate: EvaluateSettings
     weak: WeakSettings
+    ablation: AblationSettings
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -245,6 +307,17 @@ class Params(_Section):
         if heatmap_size % self.network.tcn_grid:
             raise ValueError(
                 f"network.tcn_grid {self.network.tcn_grid} does not divide the heatmaps' {heatmap_size} px"
+            )
+        if unknown := sorted(set(self.ablation.seeds) - set(self.weak.seeds)):
+            raise ValueError(
+                f"ablation.seeds has {unknown[0]} and weak.seeds has not: the rows start from that pipeline's trunks"
+            )
+        if self.ablation.crops and self.prepare.crop == "frame":
+            raise ValueError("ablation.crops has frame, and so has prepare.crop: the row would be no other; use []")
+        if self.weak.finetune_steps % self.ablation.log_every:
+            raise ValueError(
+                f"weak.finetune_steps {self.weak.finetune_steps} is no multiple of ablation.log_every "
+                f"{self.ablation.log_every}: rows without pose labels have these steps more"
             )
         return self
 

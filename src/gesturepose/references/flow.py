@@ -132,18 +132,17 @@ class FlowStacks:
         stacks = torch.from_numpy(self.codes[rows])  # [B, T, L, S, S, 2]
         return stacks.permute(0, 1, 2, 5, 3, 4).flatten(2, 3)
 
+    def augment(self, batch: ClipBatch, settings: AugmentSettings, *, seed: int, epoch: int) -> ClipBatch:
+        """The same shift and scale of each clip as `augment` gives its pictures; vectors grow with the picture.
 
-def augment_flow(batch: ClipBatch, settings: AugmentSettings, *, seed: int, epoch: int) -> ClipBatch:
-    """`augment` for stacks of flow: the same shift and scale of each clip, vectors that grow with the picture.
-
-    Colours and blur have no part in it.
-    """
-    drawn = Augmentation.draw(settings, batch.video_index.tolist(), seed=seed, epoch=epoch).to(batch.video.device)
-    sharp = replace(drawn, blur_sigma=torch.zeros_like(drawn.blur_sigma))
-    frames, channels = batch.video.shape[1:3]
-    maps = batch.video.flatten(1, 2)
-    # `warp_video` treats all maps of a clip alike and takes them by threes.
-    padded = F.pad(maps, (0, 0, 0, 0, 0, -maps.shape[1] % 3), value=OUTSIDE)
-    warped = warp_video(padded.unflatten(1, (-1, 3)), sharp).flatten(1, 2)[:, : maps.shape[1]]
-    grown = (warped - OUTSIDE) * drawn.scale[:, None, None, None] + OUTSIDE
-    return replace(batch, video=grown.unflatten(1, (frames, channels)).clamp_(0.0, 255.0))
+        Colours and blur have no part in it.
+        """
+        drawn = Augmentation.draw(settings, batch.video_index.tolist(), seed=seed, epoch=epoch).to(batch.video.device)
+        sharp = replace(drawn, blur_sigma=torch.zeros_like(drawn.blur_sigma))
+        frames, channels = batch.video.shape[1:3]
+        maps = batch.video.flatten(1, 2)
+        # `warp_video` treats all maps of a clip alike and takes them by threes.
+        padded = F.pad(maps, (0, 0, 0, 0, 0, -maps.shape[1] % 3), value=OUTSIDE)
+        warped = warp_video(padded.unflatten(1, (-1, 3)), sharp).flatten(1, 2)[:, : maps.shape[1]]
+        grown = (warped - OUTSIDE) * drawn.scale[:, None, None, None] + OUTSIDE
+        return replace(batch, video=grown.unflatten(1, (frames, channels)).clamp_(0.0, 255.0))

@@ -15,7 +15,8 @@ from gesturepose.data.clips import BatchLoader
 from gesturepose.data.prepared import PreparedData, Video
 from gesturepose.losses import Losses, gesture_loss
 from gesturepose.parallel import ALONE, World
-from gesturepose.structures import ClipBatch, precise
+from gesturepose.params import AugmentSettings
+from gesturepose.structures import ClipBatch, Predictions, precise
 
 
 class GestureCriterion:
@@ -32,6 +33,10 @@ class FrameInput(Protocol):
 
     def __call__(self, video_index: Tensor, frame_index: Tensor) -> Tensor:
         """Positions in PreparedData.videos [B] and frame numbers within them [B, T] → [B, T, …]."""
+        ...
+
+    def augment(self, batch: ClipBatch, settings: AugmentSettings, *, seed: int, epoch: int) -> ClipBatch:
+        """A training batch that holds it, changed at random."""
         ...
 
 
@@ -57,21 +62,41 @@ def rows_of(data: PreparedData, video_index: Tensor, frame_index: Tensor) -> NDA
     return rows
 
 
-def video_logits(
+def gesture_predictions(
     outputs: Iterable[tuple[ClipBatch, Tensor]], data: PreparedData, videos: Sequence[Video]
-) -> NDArray[np.float32]:
-    """The clips' logits [B, A], as `engine.infer` gives them, → [V, A], the mean of each video's clips.
+) -> Predictions:
+    """The clips' logits [B, A], as `engine.infer` gives them, gathered as `engine.predict` does; poses are NaN.
 
-    As in `engine.predict`, a clip without a frame that counts is left out, and a video without any has zeros.
+    A video's logits are the mean of its clips'. A clip without a frame that counts is left out, and a video without any
+    has zeros.
     """
     place = np.full(len(data.videos), -1, dtype=np.int64)  # prepared video → its place in `videos`
     positions = {video.key: position for position, video in enumerate(data.videos)}
     place[[positions[video.key] for video in videos]] = np.arange(len(videos))
+    lengths = np.array([video.frames for video in videos], dtype=np.int64)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
     sums = np.zeros((len(videos), len(data.gestures)))
     clips = np.zeros(len(videos))
+    frame_valid = np.zeros(offsets[-1], dtype=np.bool_)
     for batch, logits in outputs:
-        seen = batch.frame_valid.any(dim=1).cpu().numpy()
-        of_video = place[batch.video_index.cpu().numpy()][seen]
-        np.add.at(sums, of_video, logits.double().cpu().numpy()[seen])
-        np.add.at(clips, of_video, 1)
-    return (sums / np.maximum(clips, 1)[:, None]).astype(np.float32)
+        valid = batch.frame_valid.cpu().numpy()
+        of_video = place[batch.video_index.cpu().numpy()]
+        frame_valid[(offsets[of_video][:, None] + batch.frame_index.cpu().numpy())[valid]] = True
+        seen = valid.any(axis=1)
+        np.add.at(sums, of_video[seen], logits.double().cpu().numpy()[seen])
+        np.add.at(clips, of_video[seen], 1)
+    source = np.concatenate([np.arange(video.start, video.start + video.frames) for video in videos])
+    nothing = np.full_like(data.joints_cam_mm[source], np.nan)
+    return Predictions(
+        video_of_frame=np.repeat(np.arange(len(videos), dtype=np.int64), lengths),
+        frame=np.concatenate([np.arange(length, dtype=np.int64) for length in lengths]),
+        frame_valid=frame_valid,
+        uv_px=nothing[..., :2],
+        joints_cam_mm=nothing,
+        true_uv_px=data.joints_uv_px[source],
+        true_joints_cam_mm=data.joints_cam_mm[source],
+        keys=np.array([video.key for video in videos]),
+        subject=np.array([video.subject for video in videos], dtype=np.int64),
+        gesture=np.array([video.gesture for video in videos], dtype=np.int64),
+        logits=(sums / np.maximum(clips, 1)[:, None]).astype(np.float32),
+    )

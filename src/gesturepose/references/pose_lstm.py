@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from gesturepose.data.prepared import PreparedData
 from gesturepose.errors import InputError
+from gesturepose.params import AugmentSettings
 from gesturepose.references.gesture_only import rows_of
 from gesturepose.skeleton import JOINTS, WRIST
-from gesturepose.structures import DEPTH_UNIT_MM, Predictions, precise
+from gesturepose.structures import DEPTH_UNIT_MM, ClipBatch, Predictions, precise
 
 LSTM_WIDTH = 100  # numbers of the LSTM's state
 
@@ -97,3 +98,7 @@ class FramePoses:
 
     def __call__(self, video_index: Tensor, frame_index: Tensor) -> Tensor:
         return torch.from_numpy(self.joints_mm[rows_of(self.data, video_index, frame_index)])
+
+    def augment(self, batch: ClipBatch, settings: AugmentSettings, *, seed: int, epoch: int) -> ClipBatch:
+        """As it is: the changes are of pictures."""
+        return batch

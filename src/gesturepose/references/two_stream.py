@@ -7,15 +7,16 @@ Wang et al., ECCV 2016). Without the original's dropout: its draws would depend 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gesturepose.data.prepared import OUTSIDE
 from gesturepose.models.trunk import Trunk
 from gesturepose.references.flow import STACK
-from gesturepose.structures import precise
+from gesturepose.structures import Predictions, precise
 
 _FLOW_STD = 16.0  # codes of flow; about 1.6 % of the crop's side a frame
 
@@ -81,11 +82,14 @@ def flow_stream(trunk: Trunk, *, gestures: int) -> StreamNetwork:
     )
 
 
-def mean_of_scores(*logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Logits [V, A] of several streams → the mean of their softmax scores [V, A], without training of its own."""
-    scores = [torch.softmax(torch.from_numpy(of_stream).double(), dim=1) for of_stream in logits]
-    mean: NDArray[np.float64] = torch.stack(scores).mean(dim=0).numpy()
-    return mean
+def both_streams(colour: Predictions, flow: Predictions) -> Predictions:
+    """The two streams' answers to the same videos: the mean of their softmax scores, without training of its own.
+
+    Its logits are the logarithms of that mean.
+    """
+    scores = [torch.softmax(torch.from_numpy(of_stream.logits).double(), dim=1) for of_stream in (colour, flow)]
+    logarithms = torch.stack(scores).mean(dim=0).clamp(min=1e-300).log()
+    return replace(colour, logits=logarithms.numpy().astype(np.float32))
 
 
 def _width(trunk: Trunk) -> int:
