@@ -52,8 +52,7 @@ def main(name: str, seed: int) -> None:
         frame_input = frame_input_of(name, seed, params, data, world)
         training = reference_training(params, data, trunk, name, seed, frame_input, world)
         weights = CELLS / f"{name}-{seed}.safetensors"
-        header = reference_header(name, params.network, data)
-        run_training(training, run, weights=weights, state=training.weights, header=header)
+        run_training(training, run, weights=weights, state=training.weights, header=reference_header(name, data))
         if world.leads:
             run.log_final_metrics({"gesturepose": {"weights": file_digest(weights)}})
 

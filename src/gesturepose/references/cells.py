@@ -15,7 +15,7 @@ from gesturepose.data.delivery import Prefetched
 from gesturepose.data.prepared import PreparedData, Video
 from gesturepose.engine import Criterion, infer, predict
 from gesturepose.errors import InputError
-from gesturepose.experiment import Training, build_training, network_header, prepare_execution
+from gesturepose.experiment import Training, build_training, prepare_execution
 from gesturepose.losses import CollaborativeCriterion
 from gesturepose.models.collaborative import build_trunk
 from gesturepose.models.trunk import Trunk
@@ -105,9 +105,9 @@ def reference_training(
     )
 
 
-def reference_header(name: str, settings: NetworkSettings, data: PreparedData) -> dict[str, Any]:
+def reference_header(name: str, data: PreparedData) -> dict[str, Any]:
     """What `load_reference` needs beside the tensors."""
-    return network_header(settings, data) | {_HEADER: name}
+    return {_HEADER: name, "gestures": list(data.gestures), "image_size": data.image_size}
 
 
 def load_reference(path: Path, settings: NetworkSettings, data: PreparedData) -> tuple[str, nn.Module]:
@@ -120,7 +120,7 @@ def load_reference(path: Path, settings: NetworkSettings, data: PreparedData) ->
     name = str(header.get(_HEADER))
     if name not in (*LSTMS, *STREAM_NAMES, *HAND_OBJECTS):
         raise InputError("not the weights of a reference system", file=path)
-    for key, found in (("gestures", list(data.gestures)), ("image_size", data.image_size)):
+    for key, found in reference_header(name, data).items():
         if header.get(key) != found:
             raise InputError(
                 f"trained with {key} {header.get(key)}, but the prepared data has {found}",
