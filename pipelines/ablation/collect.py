@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from gesturepose.ablation.tables import result_tables, tests
+from gesturepose.ablation.tables import result_tables, row_tests
 from gesturepose.checkpoint import write_atomically
 from gesturepose.data.prepared import PreparedData
 from gesturepose.errors import exit_on_input_error
@@ -34,7 +34,7 @@ def main() -> None:
                 "fingerprint": data.fingerprint,
             },
             "seeds": len(params.ablation.seeds),
-            **tests(per_video, means, params.ablation),
+            **row_tests(per_video, means, params.ablation),
         }
         write_atomically(REPORT / "tables.csv", tables.to_csv(index=False, lineterminator="\n").encode())
         text = json.dumps(rounded(values), indent=2, allow_nan=False, ensure_ascii=False)

@@ -45,7 +45,7 @@ def result_tables(per_video: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines).round(DECIMALS)
 
 
-def tests(per_video: pd.DataFrame, means: pd.DataFrame, settings: AblationSettings) -> dict[str, Any]:
+def row_tests(per_video: pd.DataFrame, means: pd.DataFrame, settings: AblationSettings) -> dict[str, Any]:
     """What metrics.json says of each table and row: means over the seeds, and the tests against other rows.
 
     `accuracy` and `pck_30` are the row's; under `against`, by the name of the other row, stand the differences with
@@ -143,13 +143,12 @@ def _with_parts(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def _present(per_video: pd.DataFrame) -> list[tuple[Table, Entry]]:
-    """The lines of all tables whose row has scores; of a table without another row than those before it, none."""
+    """The lines of all tables whose row has scores; a table of a single line compares nothing and is left out."""
     rows = set(per_video["row"])
     found = []
     for table in TABLES:
         entries = [entry for entry in table.entries if entry.row in rows]
-        own = [entry for entry in entries if entry.against is not None]
-        if own:
+        if len(entries) > 1:
             found += [(table, entry) for entry in entries]
     return found
 
