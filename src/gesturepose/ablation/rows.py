@@ -125,7 +125,7 @@ TABLES: Final = (
         "Each is one change of the complete network, and tested against it.",
         (
             Entry(COMPLETE, "as in this repository", "85.22"),
-            Entry("tcn_grid_1", "the TCN reads one number a channel, as the paper's text has it", against=COMPLETE),
+            Entry("tcn_grid_1", "the TCN reads one number a channel (Sec. 3.3, literally)", against=COMPLETE),
             Entry(CROP_ROW.format("frame"), "a crop a frame: the hand's own motion is taken out", against=COMPLETE),
             Entry("shared", "one set of weights for both iterations", against=COMPLETE),
             Entry("gradient", "gradient through the slow-fast weights", against=COMPLETE),
