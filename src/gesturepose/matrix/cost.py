@@ -48,6 +48,8 @@ _FINETUNE = ("weak.finetune_steps",)
 _TRAIN = ("weak.train_steps",)
 _LABELLED = ("weak.labelled_clips",)
 _ALL_CLIPS = ("weak.labelled_clips", "weak.unlabelled_clips")
+_ROW = ("ablation.train_steps",)
+_ROW_CLIPS = ("ablation.clips_per_batch",)
 CELLS: Mapping[str, Cells] = {
     "weak": Cells(
         threads="weak.threads",
@@ -60,6 +62,18 @@ CELLS: Mapping[str, Cells] = {
             "pose_teacher": Training("whole", _TRAIN, _ALL_CLIPS),  # the teacher's own forward passes come on top
             "gesture_weak": Training("whole", _TRAIN, _ALL_CLIPS),
             "gesture_baseline": Training("whole", _TRAIN + _FINETUNE, _LABELLED),  # see weak.weak_training
+        },
+    ),
+    # The rows differ: five iterations take longer than one. What is measured is the network of params.yaml.
+    "ablation": Cells(
+        threads="ablation.threads",
+        segments="ablation.segments",
+        trainings={
+            "finetune": Training("trunk", _FINETUNE, _LABELLED),
+            "cell": Training("whole", _ROW, _ROW_CLIPS),
+            "cell_crop": Training("whole", _ROW, _ROW_CLIPS),
+            "reference": Training("trunk", _ROW, _ROW_CLIPS),  # an LSTM alone is done much sooner
+            "reference_flow": Training("trunk", _ROW + _FINETUNE, _ROW_CLIPS),  # see references.cells
         },
     ),
 }
