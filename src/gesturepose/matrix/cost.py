@@ -72,7 +72,9 @@ CELLS: Mapping[str, Cells] = {
             "finetune": Training("trunk", _FINETUNE, _LABELLED),
             "cell": Training("whole", _ROW, _ROW_CLIPS),
             "cell_crop": Training("whole", _ROW, _ROW_CLIPS),
-            "reference": Training("trunk", _ROW, _ROW_CLIPS),  # an LSTM alone is done much sooner
+            # An LSTM alone is done much sooner: until a run says how soon, this is an upper bound.
+            "reference": Training("trunk", _ROW, _ROW_CLIPS),
+            "reference_pose": Training("trunk", _ROW, _ROW_CLIPS),
             "reference_flow": Training("trunk", _ROW + _FINETUNE, _ROW_CLIPS),  # see references.cells
         },
     ),
