@@ -4,13 +4,10 @@ import json
 from dataclasses import replace
 from typing import get_args
 
-import grimp
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
-from mlflow import MlflowClient
 
 from gesturepose.ablation.page import read_tables, render_tables_page
 from gesturepose.ablation.rows import (
@@ -44,10 +41,9 @@ from gesturepose.references.gesture_only import gesture_predictions
 from gesturepose.references.pose_lstm import LSTM_WIDTH, FramePoses
 from gesturepose.significance import holm, mcnemar
 from gesturepose.skeleton import JOINTS
-from test_dag import PROJECT, checkout, edit, imported_files, run, stages_run
+from test_dag import PROJECT, edit
 
 REFERENCES = ("lstm_annotated", "lstm_predicted", "colour", "flow", "hp", "hp_ac")
-NESTED = PROJECT / "pipelines/ablation"
 
 
 def changed(params, **values):
@@ -407,62 +403,3 @@ def test_the_page_says_every_row_its_test_and_whose_number_is_whose(full, tmp_pa
     (tmp_path / "tables.csv").unlink()
     with pytest.raises(InputError, match=r"tables\.csv: no such file"):
         read_tables(full, tmp_path)
-
-
-# The nested pipeline
-
-
-def test_code_dependencies_are_the_imports():
-    graph = grimp.build_graph("gesturepose", cache_dir=None)
-    stages = yaml.safe_load((NESTED / "dvc.yaml").read_text())["stages"]
-    scripts = set()
-    for name, stage in stages.items():
-        script = next(PROJECT / word for word in stage["cmd"].split() if word.endswith(".py"))
-        scripts.add(script)
-        code = {PROJECT / path for path in stage["deps"] if path.startswith(("src/", "pipelines/"))}
-        used = imported_files(script, graph) | {script}
-        covered = {file for file in used if any(file == path or path in file.parents for path in code)}
-        assert used - covered - {PROJECT / "src/gesturepose/__init__.py"} == set(), f"{name}: imported, no dependency"
-        templates = {path for path in code if path.name == "templates"}
-        idle = {path for path in code - templates if not any(file == path or path in file.parents for file in used)}
-        assert idle == set(), f"{name}: a dependency, and not imported"
-    assert scripts == set(NESTED.glob("*.py"))
-
-
-def test_the_root_pipeline_needs_none_of_it():
-    stages = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
-    assert stages["train"]["deps"]
-    assert not [dep for stage in stages.values() for dep in stage["deps"] if "ablation" in dep]
-
-
-def test_settings_that_the_tables_vary_are_no_params_of_their_cells(params):
-    """Whoever turns the network's iterations does not train all rows again; what a row reads is there."""
-    stage = yaml.safe_load((NESTED / "dvc.yaml").read_text())["stages"]["cell"]
-    listed = {name.removeprefix("network.") for name in stage["params"] if name.startswith("network.")}
-    varied = {"iterations", "streams", "multi_scale", "share_iterations", "detach_slow_fast"}
-    assert listed == set(type(params.network).model_fields) - varied - {"weights"}  # the trunk's file stands for those
-
-
-def test_the_nested_pipeline_runs(tmp_path):
-    folder = checkout(tmp_path)
-    done = run("dvc", "repro", "pipelines/ablation/dvc.yaml", cwd=folder)
-    own = sorted(name.split(":")[1] for name in stages_run(done) if "ablation" in name)
-    assert own == ["cell", "cell", "collect", "evaluate", "page", "reference"]
-    tables = pd.read_csv(folder / "reports/ablation/tables.csv")
-    assert set(tables["row"]) == {"multi_scale", "complete", "hp_ac"}
-    assert tables["accuracy_mean"].between(0, 1).all() and (tables["gmac_a_frame"] > 0).all()
-    assert (folder / "reports/ablation/index.html").stat().st_size > 10_000
-    assert run("dvc", "status", "-q", "pipelines/ablation/dvc.yaml", cwd=folder, check=False).returncode == 0
-    client = MlflowClient(f"sqlite:///{folder}/.gesturepose/mlflow.db")
-    experiment = client.get_experiment_by_name("gesturepose")
-    digests = pd.read_csv(folder / "reports/ablation/cells.csv")["weights"]
-    for digest in digests:
-        query = f"tags.`gesturepose.weights` = '{digest}'"
-        assert len(client.search_runs([experiment.experiment_id], query)) == 1
-    refused = run("python", "pipelines/ablation/cell.py", "slow", "0", cwd=folder, check=False)
-    assert refused.returncode == 2 and "no row 'slow'; params.yaml has multi_scale, complete" in refused.stderr
-    # A row more is trained alone; what the tables vary anyway trains none again.
-    edit(folder / "params.yaml", "rows: [multi_scale, complete]", "rows: [multi_scale, complete, slow]")
-    edit(folder / "params.yaml", "iterations: 2", "iterations: 3")
-    status = json.loads(run("dvc", "status", "--json", "pipelines/ablation/dvc.yaml", cwd=folder).stdout)
-    assert {stage.rpartition(":")[2] for stage in status} == {"cell@slow-0", "evaluate", "page"}

@@ -33,7 +33,7 @@ def tables_figure(tables: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
     for axes, (metric, title) in zip(axes_of_panels, PANELS.items(), strict=True):
         _draw(axes, tables, metric, places)
         axes.set(title=title, ylim=(depth, -1.6))
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
         axes.grid(visible=False, axis="y")
     first = axes_of_panels[0]
     first.set_yticks(places, [str(label) for label in tables["label"]], fontsize="small")
