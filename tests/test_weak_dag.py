@@ -87,9 +87,10 @@ def test_each_cell_has_a_run_that_names_its_weights(reproduced):
     assert not list((folder / ".gesturepose/checkpoints").glob("*"))
 
 
-def test_the_root_pipeline_starts_none_of_it(reproduced):
+def test_the_root_pipeline_starts_none_of_it(reproduced, monkeypatch):
     folder, _ = reproduced
-    with Repo(str(folder)) as repo:
+    monkeypatch.chdir(folder)
+    with Repo() as repo:
         root = {stage.addressing for stage in repo.stage.collect("dvc.yaml", with_deps=True)}
         nested = {stage.addressing for stage in repo.stage.collect(NESTED, with_deps=True)}
     assert {"prepare", "train", "evaluate"} <= root and not any("weak" in stage for stage in root), root
