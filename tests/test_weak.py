@@ -349,7 +349,7 @@ def test_keys_of_ratios():
      ("ratios: [0.15, 0.25, 0.4]", "ratios: [0.15, 1]", "write 1.0, not 1"),
      ("ratios: [0.15, 0.25, 0.4]", "ratios: []", "weak.ratios"),
      ("seeds: [0, 1, 2]", "seeds: [0, 1, 1]", "a seed stands in weak.seeds twice"),
-     ("train_steps: 300", "train_steps: 407", "weak.train_steps 407 is no multiple of weak.log_every"),
+     ("train_steps: 400", "train_steps: 407", "weak.train_steps 407 is no multiple of weak.log_every"),
      ("further_pose_methods: []", "further_pose_methods: [weak]", "weak.further_pose_methods")],
 )  # fmt: skip
 def test_settings_that_make_no_curve_are_refused_with_their_line(params, tmp_path, old, new, message):

@@ -19,7 +19,7 @@ from gesturepose.curve_plots import BAND, ENOUGH_SEEDS, METHODS, PANELS, curve_f
 from gesturepose.errors import InputError
 from gesturepose.label_curves import HEADLINE, at
 from gesturepose.page import FigureFile
-from gesturepose.params import Params
+from gesturepose.params import Params, WeakSettings
 from gesturepose.plots import figure_png
 from gesturepose.structures import SYNTHETIC_NAME
 from gesturepose.wording import NOT_SIGNIFICANT, mean_and_spread, p_value, points
@@ -110,7 +110,7 @@ def _table(inputs: CurveInputs, direction: str) -> dict[str, Any]:
                 "label": f"{100 * ratio:g}\u00a0%",
                 "videos": int(of_ratio["labelled_videos"].iloc[0]),
                 "scores": [_score(of_ratio, method, HEADLINE[direction]) for method in methods],
-                "gains": _gains(found, methods, at(ratio), 1 - inputs.params.weak.confidence),
+                "gains": _gains(found, methods, at(ratio), inputs.params.weak),
                 "others": {
                     metric: [_score(of_ratio, method, metric) for method in methods]
                     for metric in OTHER_METRICS
@@ -120,7 +120,7 @@ def _table(inputs: CurveInputs, direction: str) -> dict[str, Any]:
         )
     area = {
         "scores": [f"{100 * found[method]['area']:.1f}\u00a0%" for method in methods],
-        "gains": _gains(found, methods, "area", 1 - inputs.params.weak.confidence),
+        "gains": _gains(found, methods, "area", inputs.params.weak),
     }
     return {"direction": direction, "methods": methods, "rows": rows, "area": area}
 
@@ -132,13 +132,16 @@ def _score(rows: pd.DataFrame, method: str, metric: str) -> str:
     return mean_and_spread([value / 100 for value in values]).replace("%", "mm")
 
 
-def _gains(found: Mapping[str, Any], methods: list[str], key: str, level: float) -> list[dict[str, str]]:
+def _gains(found: Mapping[str, Any], methods: list[str], key: str, settings: WeakSettings) -> list[dict[str, str]]:
     """For each method but the baseline what its gain is, and what the tests say."""
+    level, few_seeds = 1 - settings.confidence, len(settings.seeds) < ENOUGH_SEEDS
     texts = []
     for method in methods[1:]:
         gain = found[method]["gain"][key]
         p = gain.get("p_holm", gain["p"])
         verdict = ("better" if gain["value"] > 0 else "worse") if p < level else NOT_SIGNIFICANT
+        if few_seeds and p < level:
+            verdict = "preliminary, too few seeds for a finding"
         text = {
             "value": points(gain["value"]),
             "interval": f"{points(gain['low'])} to {points(gain['high'])}",
@@ -163,5 +166,5 @@ def _banners(inputs: CurveInputs) -> list[str]:
     if data["split"] != "test":
         banners.append(f"Not the test split: these are {data['split']} videos.")
     if len(settings.seeds) < ENOUGH_SEEDS:
-        banners.append(f"Preliminary: {len(settings.seeds)} seeds, fewer than {ENOUGH_SEEDS}.")
+        banners.append(f"Preliminary: fewer than {ENOUGH_SEEDS} seeds ({len(settings.seeds)}).")
     return banners
