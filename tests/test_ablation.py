@@ -10,13 +10,8 @@ import pytest
 import torch
 
 from gesturepose.ablation.page import read_tables, render_tables_page
-from gesturepose.ablation.rows import (
-    CHANGES,
-    TABLES,
-    cell_files,
-    row_settings,
-    shown_rows,
-)
+from gesturepose.ablation.paper import TABLES
+from gesturepose.ablation.rows import CHANGES, row_settings, shown_rows
 from gesturepose.ablation.scoring import ScoreTables, network_cost
 from gesturepose.ablation.tables import result_tables, row_tests
 from gesturepose.ablation.training import row_training
@@ -119,26 +114,13 @@ def test_rows_are_the_papers(params):
     assert printed["references", "both"] == ("75.30", None) and printed["references", "lstm_annotated"] == (None, None)
 
 
-def test_cells_that_are_missing_or_left_over_are_named(params, tmp_path):
-    params = changed(params, rows=("multi_scale", "complete"), references=("hp",), seeds=(0,))
-    for row in ("multi_scale", "complete"):
-        (tmp_path / f"{row}-0.safetensors").touch()
-    with pytest.raises(InputError, match=r"hp-0\.safetensors: 1 of 3 cells are missing\n.*gesturepose matrix ablation"):
-        cell_files(tmp_path, params.ablation)
-    (tmp_path / "hp-0.safetensors").touch()
-    assert list(cell_files(tmp_path, params.ablation)) == [("multi_scale", 0), ("complete", 0), ("hp", 0)]
-    (tmp_path / "slow-0.safetensors").touch()
-    with pytest.raises(InputError, match=r"1 files of no row and seed of params.yaml: slow-0\.safetensors"):
-        cell_files(tmp_path, params.ablation)
-
-
 @pytest.mark.parametrize(
     ("edits", "message"),
     [
         ({"rows: [baseline,": "rows: [base_line,"}, "ablation.rows"),
-        ({"rows: [baseline,": "rows: [complete,"}, "an entry stands in ablation.rows twice"),
-        ({"train_steps: 600": "train_steps: 601"}, "ablation.train_steps 601 is no multiple of ablation.log_every 20"),
-        ({"lstm_steps: 2000": "lstm_steps: 2010"}, "ablation.lstm_steps 2010 is no multiple of ablation.log_every 20"),
+        ({"rows: [baseline,": "rows: [complete,"}, "ablation: an entry stands in rows twice"),
+        ({"train_steps: 600": "train_steps: 601"}, "ablation: train_steps 601 is no multiple of log_every 20"),
+        ({"lstm_steps: 2000": "lstm_steps: 2010"}, "ablation: lstm_steps 2010 is no multiple of log_every 20"),
         ({"finetune_steps: 300": "finetune_steps: 310", "log_every: 20": "log_every: 10"},  # the first is of weak
          "weak.finetune_steps 310 is no multiple of ablation.log_every 20"),
         ({"seeds: [0, 1, 2]            # of weak": "seeds: [0, 5]            # of weak"},

@@ -90,7 +90,7 @@ def test_a_typo_names_key_line_and_nearest(file):
         ("depth: 0.002", "depth: -1", "loss.depth is -1"),
         ("depth: 0.002", "depth: .nan", "loss.depth"),
         ("[zero, first_slow,", "[zero, zero,", "stands in the list twice"),
-        ("steps_at: [0.6, 0.85]", "steps_at: [0.9, 0.6]", "steps_at has to rise"),
+        ("steps_at: [0.6, 0.85]", "steps_at: [0.9, 0.6]", r"finetune.steps_at: it has to rise"),
         ("tcn_grid: 4", "tcn_grid: 3", "does not divide"),
         ("sets: [synthetic]", "sets: []", "data.root is data/synthetic, which generate.sets"),
         ("validation: 0.15", "validation: 0.0", "nothing to select by"),

@@ -10,16 +10,18 @@ import pytest
 import torch
 
 from gesturepose.backbone import initial_trunk
-from gesturepose.cells import Cell, all_cells, cell_files
+from gesturepose.cells import Cell, all_cells
 from gesturepose.data.labels import LabelSubset
 from gesturepose.errors import InputError
 from gesturepose.experiment import fit, predict_videos
 from gesturepose.label_curves import at, curve_table, gains
+from gesturepose.matrix_files import weights_of
 from gesturepose.params import PARAMS_FILE, apply_profile, load_params
 from gesturepose.significance import holm, mcnemar
+from gesturepose.steps import step_finetuning
 from gesturepose.teacher import MeanTeacher
 from gesturepose.video_scores import mean_answers, video_scores
-from gesturepose.weak import for_cells, weak_finetuning, weak_training
+from gesturepose.weak import weak_training
 
 RATIO = 0.4
 CELLS = [Cell("pose", "baseline", RATIO, 0), Cell("pose", "weak", RATIO, 0), Cell("pose", "teacher", RATIO, 0),
@@ -34,7 +36,7 @@ def trained(params, data, cell, labels):
     """The cell's weights after all of its stages."""
     trunk = initial_trunk(params.network, seed=cell.seed)
     if cell.direction == "pose":
-        list(fit(weak_finetuning(params, data, trunk, pose_labelled=frozenset(labels.pose), seed=cell.seed)))
+        list(fit(step_finetuning(params, data, trunk, pose_labelled=frozenset(labels.pose), seed=cell.seed)))
     training = weak_training(params, data, trunk, cell, labels)
     list(fit(training))
     return training.weights()
@@ -74,12 +76,13 @@ def test_withheld_labels_change_no_weight(params, prepared, cell):
         assert all(torch.equal(found[name], tensor) for name, tensor in expected.items()), how
 
 
-def test_given_labels_do_change_the_weights(params, prepared):
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
+def test_each_given_kind_of_label_changes_the_weights(params, prepared, cell):
     """The test above would also pass if no label were read at all."""
     labels = LabelSubset.draw(prepared, RATIO, 0)
-    spoiled = corrupted(prepared, CELLS[0], labels.model_copy(update={"pose": labels.pose[1:]}), "random")
-    found = trained(params, spoiled, CELLS[0], labels)
-    expected = trained(params, prepared, CELLS[0], labels)
+    fewer = labels.model_copy(update={cell.direction: getattr(labels, cell.direction)[1:]})
+    found = trained(params, corrupted(prepared, cell, fewer, "random"), cell, labels)
+    expected = trained(params, prepared, cell, labels)
     assert any(not torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
@@ -88,11 +91,14 @@ def test_both_methods_see_the_same_labelled_clips_for_as_many_steps(params, prep
     params = weak_settings(params, finetune_steps=4, train_steps=6, log_every=2, labelled_clips=3, unlabelled_clips=2)
     labels = LabelSubset.draw(prepared, RATIO, 0)
     few = set(labels.pose if direction == "pose" else labels.gesture)
-    trunk = initial_trunk(params.network, seed=0)
     base, weak = (
-        weak_training(params, prepared, trunk, Cell(direction, method, RATIO, 0), labels)
+        weak_training(
+            params, prepared, initial_trunk(params.network, seed=0), Cell(direction, method, RATIO, 0), labels
+        )
         for method in ("baseline", "weak")
     )
+    first, second = base.network.state_dict(), weak.network.state_dict()
+    assert all(torch.equal(first[name], tensor) for name, tensor in second.items()), "first weights, of equal trunks"
     # The baseline of the gesture direction has no poses to fine-tune on and gets those steps added.
     assert weak.settings.epochs == 3 and base.settings.epochs == (3 if direction == "pose" else 5)
     assert weak.settings.learning_rate == base.settings.learning_rate
@@ -114,8 +120,26 @@ def test_both_methods_see_the_same_labelled_clips_for_as_many_steps(params, prep
                 assert both.gesture_valid.tolist() == [True] * 3 + [False] * 2
                 assert both.joint_valid[3:].any() and not one.joint_valid.any()
     assert unlabelled == 2 * 6
-    first, second = base.network.state_dict(), weak.network.state_dict()
-    assert all(torch.equal(first[name], tensor) for name, tensor in second.items()), "first weights"
+
+
+def test_a_video_that_comes_again_comes_out_otherwise(params, prepared):
+    """Whatever the length of what is logged as an epoch; the law holds for every pair of steps."""
+    labels = LabelSubset.draw(prepared, RATIO, 0)
+    shown = {}
+    for log_every in (2, 6):
+        changed = weak_settings(params, train_steps=6, log_every=log_every, labelled_clips=3)
+        training = weak_training(changed, prepared, initial_trunk(params.network, seed=0), CELLS[0], labels)
+        for epoch in range(1, training.settings.epochs + 1):
+            for batch in training.batches(epoch):
+                prepared_batch = training.prepare(batch, epoch)
+                shown.setdefault(log_every, []).append((batch.video_index, prepared_batch.video))
+    drawn = {}
+    for (index, video), (other_index, other) in zip(shown[2], shown[6], strict=True):
+        assert torch.equal(index, other_index) and torch.equal(video, other)
+        for clip, number in enumerate(index.tolist()):
+            drawn.setdefault(number, []).append(video[clip].mean())
+    assert all(len({float(mean) for mean in means}) == len(means) for means in drawn.values())
+    assert max(map(len, drawn.values())) > 1
 
 
 def test_with_all_labels_there_is_no_unlabelled_stream(params, prepared):
@@ -195,14 +219,15 @@ def test_matrix_and_its_files(params, tmp_path):
     assert {cell.method for cell in set(more) - set(cells)} == {"teacher"} and len(more) == len(cells) + 6
     for cell in cells:
         (tmp_path / f"{cell.name}.safetensors").touch()
-    assert list(cell_files(tmp_path, settings)) == list(cells)
+    names = [cell.name for cell in cells]
+    assert list(weights_of(tmp_path, names, pipeline="weak")) == names
     (tmp_path / "pose-weak-0.6-3.safetensors").touch()
     with pytest.raises(InputError, match=r"1 files of no cell .*pose-weak-0\.6-3"):
-        cell_files(tmp_path, settings)
+        weights_of(tmp_path, names, pipeline="weak")
     (tmp_path / "pose-weak-0.6-3.safetensors").unlink()
     (tmp_path / "gesture-weak-0.15-4.safetensors").unlink()
     with pytest.raises(InputError, match=r"1 of 24 cells are missing(.|\n)*matrix weak"):
-        cell_files(tmp_path, settings)
+        weights_of(tmp_path, names, pipeline="weak")
 
 
 def test_label_subsets_as_files(prepared, tmp_path):
@@ -230,8 +255,7 @@ def test_video_scores_add_up_to_the_metrics(params, prepared):
     labels = LabelSubset.draw(prepared, RATIO, 0)
     network = weak_training(params, prepared, initial_trunk(params.network, seed=0), CELLS[1], labels).network
     videos = prepared.split("validation")
-    runtime = for_cells(params).runtime
-    predictions = predict_videos(network, prepared, videos, runtime, segments=5, clips_per_batch=3)
+    predictions = predict_videos(network, prepared, videos, params.runtime, segments=5, clips_per_batch=3)
     predictions.joints_cam_mm[:] = predictions.true_joints_cam_mm
     predictions.joints_cam_mm[:, 1, 0] += 22.0  # beyond 20 mm, within 25
     predictions.joints_cam_mm[:, 2, 1] -= 27.0
@@ -255,7 +279,7 @@ def test_mean_answers_average_softmax_scores_not_votes(params, prepared):
     labels = LabelSubset.draw(prepared, RATIO, 0)
     network = weak_training(params, prepared, initial_trunk(params.network, seed=0), CELLS[1], labels).network
     base = predict_videos(
-        network, prepared, prepared.split("validation")[:2], for_cells(params).runtime, segments=5, clips_per_batch=3
+        network, prepared, prepared.split("validation")[:2], params.runtime, segments=5, clips_per_batch=3
     )
     wrong = (base.gesture + 1) % len(prepared.gestures)
 
@@ -348,9 +372,10 @@ def test_keys_of_ratios():
      ("ratios: [0.15, 0.25, 0.4]", "ratios: [0.0, 0.25]", "0 is not a share"),
      ("ratios: [0.15, 0.25, 0.4]", "ratios: [0.15, 1]", "write 1.0, not 1"),
      ("ratios: [0.15, 0.25, 0.4]", "ratios: []", "weak.ratios"),
-     ("seeds: [0, 1, 2]", "seeds: [0, 1, 1]", "a seed stands in weak.seeds twice"),
-     ("train_steps: 400", "train_steps: 407", "weak.train_steps 407 is no multiple of weak.log_every"),
-     ("further_pose_methods: []", "further_pose_methods: [weak]", "weak.further_pose_methods")],
+     ("seeds: [0, 1, 2]", "seeds: [0, 1, 1]", "weak: a seed stands in the list of seeds twice"),
+     ("train_steps: 400", "train_steps: 407", "weak: train_steps 407 is no multiple of log_every"),
+     ("further_pose_methods: []", "further_pose_methods: [weak]", "weak.further_pose_methods"),
+     ("steps_at: [0.6, 0.85]       # share of the steps", "steps_at: [0.85, 0.6]  #", "weak.steps_at: it has to rise")],
 )  # fmt: skip
 def test_settings_that_make_no_curve_are_refused_with_their_line(params, tmp_path, old, new, message):
     path = tmp_path / "params.yaml"
@@ -362,3 +387,11 @@ def test_settings_that_make_no_curve_are_refused_with_their_line(params, tmp_pat
     with pytest.raises(InputError, match=message) as refused:
         load_params(path)
     assert "params.yaml:" in str(refused.value)
+
+
+def test_a_split_without_videos_is_refused_before_anything_is_trained(tmp_path):
+    path = tmp_path / "params.yaml"
+    text = (Path(__file__).parents[1] / PARAMS_FILE).read_text()
+    path.write_text(text.replace("validation: 0.15 ", "validation: 0.0 ").replace("select: best", "select: last"))
+    with pytest.raises(InputError, match=r"weak.split is validation, but data.validation is 0"):
+        load_params(path)

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from gesturepose.ablation.rows import COMPLETE, CROP_ROW, cell_files, network_rows
+from gesturepose.ablation.rows import COMPLETE, CROP_ROW, network_rows, reference_rows
 from gesturepose.ablation.scoring import Cost, ScoreTables, network_cost
 from gesturepose.checkpoint import write_atomically
 from gesturepose.data.prepared import PreparedData
 from gesturepose.errors import exit_on_input_error
 from gesturepose.experiment import load_network, predict_videos
+from gesturepose.matrix_files import weights_of
 from gesturepose.params import load_params
 from gesturepose.provenance import file_digest
 from gesturepose.references.cells import load_reference, predict_with_reference
@@ -37,10 +38,14 @@ def main() -> None:
         other_crops = {
             CROP_ROW.format(crop): PreparedData.open(OTHER_CROP.format(crop)) for crop in settings.crops
         }  # fmt: skip
-        files = cell_files(CELLS, settings)
+        rows = (*network_rows(settings), *reference_rows(settings))
+        cells = {f"{row}-{seed}": (row, seed) for row in rows for seed in settings.seeds}
+        runtime = params.runtime.model_copy(update={"compile": False})  # a few batches of each of many networks
         tables = ScoreTables()
         poses: dict[int, tuple[Predictions, Cost]] = {}  # of the complete network, by seed
-        for (row, seed), file in tqdm(files.items(), desc="cells", disable=None):
+        files = weights_of(CELLS, cells, pipeline="ablation")
+        for cell, file in tqdm(files.items(), desc="cells", disable=None):
+            row, seed = cells[cell]
             of_row = other_crops.get(row, data)
             if row in network_rows(settings):
                 network = load_network(file, of_row)
@@ -49,7 +54,7 @@ def main() -> None:
                     network,
                     of_row,
                     of_row.split(settings.split),
-                    params.runtime,
+                    runtime,
                     segments=settings.segments,
                     clips_per_batch=params.evaluate.clips_per_batch,
                 )

@@ -13,8 +13,8 @@ from gesturepose.experiment import load_trunk, uses_gpu
 from gesturepose.parallel import processes
 from gesturepose.params import load_params
 from gesturepose.stages import run_training
+from gesturepose.steps import step_finetuning
 from gesturepose.tracking import stage_run
-from gesturepose.weak import weak_finetuning
 
 PREPARED = "data/ablation/prepared_{}"
 TRUNKS = Path("data/weak/trunks")
@@ -40,7 +40,7 @@ def main(crop: Literal["frame"], seed: int) -> None:
         trunk = load_trunk(params.network, TRUNKS / f"{seed}.safetensors")
         every = frozenset(video.key for video in data.split("train"))
         run_training(
-            weak_finetuning(params, data, trunk, pose_labelled=every, seed=seed, world=world),
+            step_finetuning(params, data, trunk, pose_labelled=every, seed=seed, world=world),
             run,
             weights=FINETUNED / f"{crop}-{seed}.safetensors",
             state=trunk.state_dict,

@@ -8,10 +8,10 @@ from typing import Literal
 
 import typer
 
-from gesturepose.cells import Cell
+from gesturepose.cells import Cell, all_cells
 from gesturepose.data.labels import LabelSubset
 from gesturepose.data.prepared import PreparedData
-from gesturepose.errors import exit_on_input_error
+from gesturepose.errors import InputError, exit_on_input_error
 from gesturepose.experiment import load_trunk, network_header, uses_gpu
 from gesturepose.parallel import processes
 from gesturepose.params import load_params
@@ -32,6 +32,10 @@ def main(
 ) -> None:
     params = load_params()
     cell = Cell(direction, method, ratio, seed)
+    if cell not in all_cells(params.weak):
+        raise InputError(
+            f"{cell.name} is no cell of params.yaml", hint="See ratios, seeds and methods in section weak."
+        )
     sections = ("network", "loss", "augment", "runtime", "weak")
     with (
         processes(on_gpu=uses_gpu(params.runtime)) as world,

@@ -9,12 +9,13 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from gesturepose.cells import DIRECTIONS, cell_files
+from gesturepose.cells import DIRECTIONS, all_cells
 from gesturepose.checkpoint import write_atomically
 from gesturepose.data.labels import LabelSubset
 from gesturepose.data.prepared import PreparedData
 from gesturepose.errors import exit_on_input_error
 from gesturepose.experiment import load_network, predict_videos, uses_gpu
+from gesturepose.matrix_files import weights_of
 from gesturepose.parallel import processes
 from gesturepose.params import load_params
 from gesturepose.provenance import file_digest
@@ -37,15 +38,18 @@ def main() -> None:
     ):
         data = PreparedData.open(PREPARED)
         run.log_dataset(data.name, data.fingerprint, PREPARED, context=settings.split)
-        files = cell_files(CELLS, settings)
+        by_name = {cell.name: cell for cell in all_cells(settings)}
+        runtime = params.runtime.model_copy(update={"compile": False})  # a few batches of each of many networks
         cells, scores = [], []
         of_curve: dict[tuple[str, str, float], list[Predictions]] = {}
-        for cell, file in tqdm(files.items(), desc="cells", disable=None if world.leads else True):
+        files = weights_of(CELLS, by_name, pipeline="weak")
+        for name, file in tqdm(files.items(), desc="cells", disable=None if world.leads else True):
+            cell = by_name[name]
             predictions = predict_videos(
                 load_network(file, data),
                 data,
                 data.split(settings.split),
-                params.runtime,
+                runtime,
                 segments=settings.segments,
                 clips_per_batch=params.evaluate.clips_per_batch,
                 world=world,

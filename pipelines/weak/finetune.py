@@ -13,8 +13,8 @@ from gesturepose.experiment import load_trunk, uses_gpu
 from gesturepose.parallel import processes
 from gesturepose.params import load_params
 from gesturepose.stages import run_training
+from gesturepose.steps import step_finetuning
 from gesturepose.tracking import stage_run
-from gesturepose.weak import weak_finetuning
 
 PREPARED = Path("data/prepared")
 LABELS = Path("data/weak/labels")
@@ -44,7 +44,7 @@ def main(ratio: str, seed: int) -> None:
             pose_labelled = frozenset(LabelSubset.read(LABELS / f"{ratio}-{seed}.json", data).pose)
         trunk = load_trunk(params.network, TRUNKS / f"{seed}.safetensors")
         run_training(
-            weak_finetuning(params, data, trunk, pose_labelled=pose_labelled, seed=seed, world=world),
+            step_finetuning(params, data, trunk, pose_labelled=pose_labelled, seed=seed, world=world),
             run,
             weights=FINETUNED / f"{ratio}-{seed}.safetensors",
             state=trunk.state_dict,

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-from gesturepose.errors import InputError
 from gesturepose.params import Method, WeakSettings
 
 Direction = Literal["pose", "gesture"]
@@ -51,27 +49,3 @@ def all_cells(settings: WeakSettings) -> tuple[Cell, ...]:
         for ratio in settings.ratios
         for seed in settings.seeds
     )
-
-
-def cell_files(folder: Path, settings: WeakSettings) -> dict[Cell, Path]:
-    """The weights of each cell of the matrix.
-
-    Raises:
-        InputError: one is missing, or there is a file of no cell, as of a ratio that was taken out.
-    """
-    files = {cell: folder / f"{cell.name}.safetensors" for cell in all_cells(settings)}
-    strays = sorted(path for path in folder.glob("*.safetensors") if path not in files.values())
-    if strays:
-        raise InputError(
-            f"{len(strays)} files of no cell of params.yaml: {', '.join(path.name for path in strays[:5])}",
-            file=folder,
-            hint="Delete them, or put their ratio, seed and method back.",
-        )
-    missing = [path for path in files.values() if not path.exists()]
-    if missing:
-        raise InputError(
-            f"{len(missing)} of {len(files)} cells are missing",
-            file=missing[0],
-            hint="`gesturepose matrix weak` trains them, `dvc checkout` or `dvc pull` brings them.",
-        )
-    return files

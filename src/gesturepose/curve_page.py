@@ -15,14 +15,14 @@ from typing import Any, Final
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from gesturepose.curve_plots import BAND, ENOUGH_SEEDS, METHODS, PANELS, curve_figure
+from gesturepose.curve_plots import BAND, METHODS, PANELS, curve_figure
 from gesturepose.errors import InputError
 from gesturepose.label_curves import HEADLINE, at
 from gesturepose.page import FigureFile
 from gesturepose.params import Params, WeakSettings
 from gesturepose.plots import figure_png
 from gesturepose.structures import SYNTHETIC_NAME
-from gesturepose.wording import NOT_SIGNIFICANT, mean_and_spread, p_value, points
+from gesturepose.wording import ENOUGH_SEEDS, mean_and_spread, p_value, points, verdict
 
 SECTIONS: Final = ("network", "loss", "augment", "runtime", "weak")  # the settings that a cell depends on
 OTHER_METRICS: Final = {"pck_20": "PCK@20", "pck_25": "PCK@25", "mean_error_mm": "mean error"}
@@ -134,19 +134,16 @@ def _score(rows: pd.DataFrame, method: str, metric: str) -> str:
 
 def _gains(found: Mapping[str, Any], methods: list[str], key: str, settings: WeakSettings) -> list[dict[str, str]]:
     """For each method but the baseline what its gain is, and what the tests say."""
-    level, few_seeds = 1 - settings.confidence, len(settings.seeds) < ENOUGH_SEEDS
+    level = 1 - settings.confidence
     texts = []
     for method in methods[1:]:
         gain = found[method]["gain"][key]
         p = gain.get("p_holm", gain["p"])
-        verdict = ("better" if gain["value"] > 0 else "worse") if p < level else NOT_SIGNIFICANT
-        if few_seeds and p < level:
-            verdict = "preliminary, too few seeds for a finding"
         text = {
             "value": points(gain["value"]),
             "interval": f"{points(gain['low'])} to {points(gain['high'])}",
             "p": p_value(p),
-            "verdict": verdict,
+            "verdict": verdict(gain["value"], significant=p < level, seeds=len(settings.seeds)),
             "mcnemar": "",
         }
         if test := gain.get("mcnemar"):

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from gesturepose.plots import BLUE, GREEN, INK, ORANGE, PURPLE, VERMILION, _styled
+from gesturepose.wording import ENOUGH_SEEDS
 
 SKY: Final = "#56B4E9"
 COLOURS: Final = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, INK)  # Okabe and Ito's without yellow
@@ -20,7 +21,6 @@ METHODS: Final = {  # method: label, line, marker
     "weak": ("weak supervision", "-", "o"),
     "teacher": ("teacher", "-.", "^"),
 }
-ENOUGH_SEEDS: Final = 3  # below it a curve is preliminary
 BAND: Final = (
     "Lines are means over the seeds, bands go from the lowest to the highest seed. Baselines are dashed; "
     "dotted lines have fewer than three seeds and are preliminary."

@@ -14,7 +14,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError
@@ -38,6 +47,15 @@ NetworkRow = Literal[
     "first", "second", "slow", "fast",
     "tcn_grid_1", "shared", "gradient",
 ]  # fmt: skip
+
+
+def _rises(shares: tuple[float, ...]) -> tuple[float, ...]:
+    if list(shares) != sorted(set(shares)):
+        raise ValueError("it has to rise from entry to entry")
+    return shares
+
+
+StepsAt = Annotated[tuple[Share, ...], AfterValidator(_rises)]
 
 
 class _Section(BaseModel):
@@ -153,15 +171,9 @@ class FinetuneSettings(_Section):
     segments: Annotated[int, Field(ge=3)]  # the second-order features of Eq. 4 need three frames
     learning_rate: Rate
     schedule: Literal["plateau", "step"]
-    steps_at: tuple[Share, ...]
+    steps_at: StepsAt
     patience: Positive
     stop_below: Weight
-
-    @model_validator(mode="after")
-    def _steps_rise(self) -> Self:
-        if list(self.steps_at) != sorted(set(self.steps_at)):
-            raise ValueError("steps_at has to rise from entry to entry")
-        return self
 
 
 class TrainSettings(FinetuneSettings):
@@ -170,30 +182,41 @@ class TrainSettings(FinetuneSettings):
     select: Literal["best", "last"]
 
 
-class WeakSettings(_Section):
-    """The label-efficiency curves of Sec. 4.2 (Fig. 4, middle and right): pipelines/weak.
+class CellSettings(_Section):
+    """What trainings that are compared with each other share: fixed steps, one schedule, the last step kept."""
 
-    All cells of a curve have the same number of steps and the same schedule, and report their last step.
-    """
-
-    ratios: Annotated[tuple[float, ...], Field(min_length=1)]
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
-    further_pose_methods: Annotated[tuple[Literal["teacher"], ...], Field(max_length=1)]
     split: Literal["validation", "test"]
-    labelled_clips: Positive
-    unlabelled_clips: Positive
     segments: Annotated[int, Field(ge=3)]
-    finetune_steps: Positive
-    finetune_learning_rate: Rate
     train_steps: Positive
     learning_rate: Rate
-    steps_at: tuple[Share, ...]
-    teacher_decay: Annotated[float, Field(ge=0.0, lt=1.0)]
-    teacher_confidence: Share
+    steps_at: StepsAt
     log_every: Positive
     threads: Positive
     bootstrap: Annotated[int, Field(ge=100)]
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)]
+
+    @model_validator(mode="after")
+    def _cells_are_comparable(self) -> Self:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("a seed stands in the list of seeds twice")
+        for name in type(self).model_fields:
+            if name.endswith("_steps") and getattr(self, name) % self.log_every:
+                raise ValueError(f"{name} {getattr(self, name)} is no multiple of log_every {self.log_every}")
+        return self
+
+
+class WeakSettings(CellSettings):
+    """The label-efficiency curves of Sec. 4.2 (Fig. 4, middle and right): pipelines/weak."""
+
+    ratios: Annotated[tuple[float, ...], Field(min_length=1)]
+    further_pose_methods: Annotated[tuple[Literal["teacher"], ...], Field(max_length=1)]
+    labelled_clips: Positive
+    unlabelled_clips: Positive
+    finetune_steps: Positive
+    finetune_learning_rate: Rate
+    teacher_decay: Annotated[float, Field(ge=0.0, lt=1.0)]
+    teacher_confidence: Share
 
     @field_validator("ratios", mode="before")
     @classmethod
@@ -208,21 +231,12 @@ class WeakSettings(_Section):
             return tuple(ratios)
         return ratios
 
-    @model_validator(mode="after")
-    def _cells_are_comparable(self) -> Self:
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("a seed stands in weak.seeds twice")
-        for name in ("finetune_steps", "train_steps"):
-            if getattr(self, name) % self.log_every:
-                raise ValueError(f"weak.{name} {getattr(self, name)} is no multiple of weak.log_every {self.log_every}")
-        return self
 
-
-class AblationSettings(_Section):
+class AblationSettings(CellSettings):
     """The rows of the paper's Tables 1, 3 and 4, ours, and reference systems: pipelines/ablation.
 
-    Each row is trained once for each seed, with all labels of the training videos, equal numbers of steps and one
-    schedule, and reports its last step. What a row is stands in `ablation.rows`.
+    Each row is trained once for each seed, with all labels of the training videos. What a row is stands in
+    `ablation.rows`.
     """
 
     rows: Annotated[tuple[NetworkRow, ...], Field(min_length=1)]
@@ -230,47 +244,18 @@ class AblationSettings(_Section):
     references: tuple[Literal["lstm_annotated", "colour", "hp", "hp_ac"], ...]
     flow_references: Annotated[tuple[Literal["flow"], ...], Field(max_length=1)]
     pose_references: Annotated[tuple[Literal["lstm_predicted"], ...], Field(max_length=1)]
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
-    split: Literal["validation", "test"]
     clips_per_batch: Positive
-    segments: Annotated[int, Field(ge=3)]
-    train_steps: Positive
-    learning_rate: Rate
     lstm_steps: Positive
     lstm_learning_rate: Rate
-    steps_at: tuple[Share, ...]
-    log_every: Positive
-    threads: Positive
-    bootstrap: Annotated[int, Field(ge=100)]
-    confidence: Annotated[float, Field(gt=0.5, lt=1.0)]
 
     @model_validator(mode="after")
-    def _rows_are_comparable(self) -> Self:
-        for name in ("rows", "references", "seeds"):
+    def _rows_are_there_once(self) -> Self:
+        for name in ("rows", "references"):
             if len(set(getattr(self, name))) != len(getattr(self, name)):
-                raise ValueError(f"an entry stands in ablation.{name} twice")
-        for name in ("train_steps", "lstm_steps"):
-            if getattr(self, name) % self.log_every:
-                raise ValueError(
-                    f"ablation.{name} {getattr(self, name)} is no multiple of ablation.log_every {self.log_every}"
-                )
+                raise ValueError(f"an entry stands in {name} twice")
         if self.pose_references and "complete" not in self.rows:
-            raise ValueError("lstm_predicted reads the poses of the row complete, which ablation.rows does not have")
+            raise ValueError("lstm_predicted reads the poses of the row complete, which rows does not have")
         return self
-
-    def schedule(self, seed: int, steps: int, learning_rate: float) -> FinetuneSettings:
-        """An optimisation of so many steps, of which `log_every` are an entry in the log."""
-        return FinetuneSettings(
-            seed=seed,
-            epochs=steps // self.log_every,
-            clips_per_batch=self.clips_per_batch,
-            segments=self.segments,
-            learning_rate=learning_rate,
-            schedule="step",
-            steps_at=self.steps_at,
-            patience=1,
-            stop_below=0.0,
-        )
 
 
 class EvaluateSettings(_Section):
@@ -303,6 +288,9 @@ class Params(_Section):
             raise ValueError(f"data.root is {SYNTHETIC_ROOT}, which generate.sets: [synthetic] writes, but it is []")
         if self.train.select == "best" and self.data.validation == 0.0:
             raise ValueError("train.select is best, but data.validation is 0: there is nothing to select by; use last")
+        for name, section in (("weak", self.weak), ("ablation", self.ablation)):
+            if section.split == "validation" and self.data.validation == 0.0:
+                raise ValueError(f"{name}.split is validation, but data.validation is 0: there is nothing to score")
         heatmap_size = self.prepare.image_size // HEATMAP_STRIDE
         if heatmap_size % self.network.tcn_grid:
             raise ValueError(

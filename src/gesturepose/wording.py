@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+ENOUGH_SEEDS = 3  # below it a result is preliminary
 NOT_SIGNIFICANT = "no significant difference"
+
+
+def verdict(difference: float, *, significant: bool, seeds: int) -> str:
+    """What may be said of a difference to the row it is held against; of too few seeds no more than that."""
+    if not significant:
+        return NOT_SIGNIFICANT
+    if seeds < ENOUGH_SEEDS:
+        return "preliminary, too few seeds for a finding"
+    return "better" if difference > 0 else "worse"
 
 
 def points(share: float) -> str:

@@ -16,14 +16,13 @@ import pandas as pd
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from gesturepose.ablation.figure import tables_figure
-from gesturepose.ablation.rows import TABLES, Entry, Table
-from gesturepose.curve_plots import ENOUGH_SEEDS
+from gesturepose.ablation.paper import TABLES, Entry, Table
 from gesturepose.errors import InputError
 from gesturepose.page import FigureFile
 from gesturepose.params import Params
 from gesturepose.plots import figure_png
 from gesturepose.structures import SYNTHETIC_NAME
-from gesturepose.wording import NOT_SIGNIFICANT, p_value, points
+from gesturepose.wording import ENOUGH_SEEDS, NOT_SIGNIFICANT, p_value, points, verdict
 
 # The settings that a cell depends on; `weak` has the fine-tuning of the trunks.
 SECTIONS: Final = ("network", "loss", "augment", "runtime", "weak", "ablation")
@@ -129,27 +128,28 @@ def _row(
         "scores": [_score(line, metric) for metric in METRICS],
         "paper": [_printed(entry.paper_accuracy), _printed(entry.paper_pck_30)],
         "tests": [
-            {"other": labels[other], "lines": _lines(test, level)} for other, test in found.get("against", {}).items()
+            {"other": labels[other], "lines": _lines(test, level, seeds)}
+            for other, test in found.get("against", {}).items()
         ],
         "parameters": f"{line['parameters'] / 1e6:,.2f}\u00a0M",
         "gmac": f"{line['gmac_a_frame']:,.3f}",
     }
 
 
-def _lines(test: Mapping[str, Any], level: float) -> list[str]:
+def _lines(test: Mapping[str, Any], level: float, seeds: int) -> list[str]:
     """What the tests of a row against another say: each metric, then McNemar's."""
     lines = []
     for metric, name in METRICS.items():
         if metric in test:
             found = test[metric]
-            verdict = ("better" if found["value"] > 0 else "worse") if found["p_holm"] < level else NOT_SIGNIFICANT
+            said = verdict(found["value"], significant=found["p_holm"] < level, seeds=seeds)
             interval = f"{points(found['low'])} to {points(found['high'])}"
-            lines.append(f"{name} {points(found['value'])} points ({interval}), {p_value(found['p_holm'])}: {verdict}")
+            lines.append(f"{name} {points(found['value'])} points ({interval}), {p_value(found['p_holm'])}: {said}")
     mcnemar = test["mcnemar"]
-    verdict = "" if mcnemar["p_holm"] < level else f": {NOT_SIGNIFICANT}"
+    end = "" if mcnemar["p_holm"] < level else f": {NOT_SIGNIFICANT}"
     lines.append(
         f"McNemar: alone right on {mcnemar['only_first']}, the other on {mcnemar['only_second']} of "
-        f"{mcnemar['videos']} videos, {p_value(mcnemar['p_holm'])}{verdict}"
+        f"{mcnemar['videos']} videos, {p_value(mcnemar['p_holm'])}{end}"
     )
     return lines
 

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gesturepose.ablation.rows import GESTURE_ONLY, TABLES, Entry, Table
+from gesturepose.ablation.paper import TABLES, Entry, Table
+from gesturepose.ablation.rows import GESTURE_ONLY
 from gesturepose.evaluation import DECIMALS
 from gesturepose.params import AblationSettings
 from gesturepose.significance import RatioCounts, holm, mcnemar, paired_bootstrap

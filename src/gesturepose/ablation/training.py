@@ -7,13 +7,13 @@ import torch
 from gesturepose.ablation.rows import row_settings
 from gesturepose.data.clips import Stream
 from gesturepose.data.prepared import PreparedData
-from gesturepose.experiment import Training, build_training
+from gesturepose.experiment import Training
 from gesturepose.losses import CollaborativeCriterion
 from gesturepose.models.collaborative import build_network
 from gesturepose.models.trunk import Trunk
 from gesturepose.parallel import ALONE, World
 from gesturepose.params import Params
-from gesturepose.weak import StepTraining
+from gesturepose.steps import step_training
 
 
 def row_training(
@@ -28,17 +28,15 @@ def row_training(
     network = build_network(
         row_settings(row, params.network), trunk, gestures=len(data.gestures), image_size=data.image_size
     )
-    runtime = params.runtime.model_copy(update={"threads": settings.threads})
-    return build_training(
-        params.model_copy(update={"runtime": runtime}),
+    return step_training(
+        params,
         data,
         network,
         CollaborativeCriterion(params.loss),
-        settings.schedule(seed, settings.train_steps, settings.learning_rate),
+        settings,
         world,
-        section="ablation",
-        kind=StepTraining,
-        validation_videos=(),
         streams=(Stream(data.split("train"), settings.clips_per_batch),),
-        steps_an_epoch=settings.log_every,
+        steps=settings.train_steps,
+        learning_rate=settings.learning_rate,
+        seed=seed,
     )

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from gesturepose.checkpoint import write_atomically
 from gesturepose.compare.comparison import CONFIDENCE, RESAMPLES, Comparison, Gain, Score, Table, compare_revisions
 from gesturepose.compare.revisions import WORKSPACE, Revision, read_revisions
-from gesturepose.curve_plots import BAND, ENOUGH_SEEDS, METHODS, PANELS, curve_figure
+from gesturepose.curve_plots import BAND, METHODS, PANELS, curve_figure
 from gesturepose.errors import InputError
 from gesturepose.page import FigureFile, percent
 from gesturepose.plots import figure_png
@@ -19,7 +19,7 @@ from gesturepose.provenance import project_root
 from gesturepose.structures import SYNTHETIC_NAME
 from gesturepose.tracking import find_trained, log_comparison
 from gesturepose.tracking.store import open_store
-from gesturepose.wording import NOT_SIGNIFICANT, p_value, points
+from gesturepose.wording import ENOUGH_SEEDS, p_value, points, verdict
 
 PAGE, FIGURE = "index.html", "curves.png"
 
@@ -142,9 +142,9 @@ def score_text(score: Score) -> str:
 def gain_text(gain: Gain) -> str:
     """+2.1 points (−0.4 to 4.6), p = 0.21, no significant difference"""
     difference = gain.difference
-    end = "" if gain.significant else f", {NOT_SIGNIFICANT}"
+    end = verdict(difference.value, significant=gain.significant, seeds=difference.seeds)
     interval = f"{points(difference.low)} to {points(difference.high)}"
-    return f"{points(difference.value)} points ({interval}), {p_value(gain.p_adjusted)}{end}"
+    return f"{points(difference.value)} points ({interval}), {p_value(gain.p_adjusted)}, {end}"
 
 
 def describe_data(revision: Revision) -> str:

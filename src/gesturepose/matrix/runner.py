@@ -25,7 +25,7 @@ from tqdm import tqdm
 from gesturepose.errors import InputError
 from gesturepose.matrix.cost import CELLS, describe, duration, estimate, value_of
 from gesturepose.matrix.plan import Plan, PlannedStage, find_nested, make_plan
-from gesturepose.params import RuntimeSettings, flatten, load_params
+from gesturepose.params import PARAMS_FILE, RuntimeSettings, flatten, load_params
 from gesturepose.processes import RUNNER_VARIABLE, Runner, end_marked, runner_mark
 from gesturepose.provenance import project_root
 from gesturepose.tracking import FOLDER, finished_stages
@@ -54,6 +54,12 @@ def run_matrix(name: str, *, jobs: int | None, dry: bool) -> int:
     os.chdir(root)  # params.yaml and the stages' paths are the project's
     params = load_params()
     values = dict(flatten(params.model_dump(mode="json")))
+    if params.runtime.launcher != "python":
+        raise InputError(
+            f"runtime.launcher is {params.runtime.launcher!r}, but a matrix gives each stage one GPU or a few threads",
+            file=root / PARAMS_FILE,
+            hint="Set it to python: cells run side by side. Or run them one after the other with `dvc repro`.",
+        )
     cells = CELLS.get(name)
     threads = params.runtime.threads if cells is None else value_of(values, cells.threads)
     places = job_places(params.runtime, threads, jobs)

@@ -15,7 +15,7 @@ from gesturepose.data.delivery import Prefetched
 from gesturepose.data.prepared import PreparedData, Video
 from gesturepose.engine import Criterion, infer, predict
 from gesturepose.errors import InputError
-from gesturepose.experiment import Training, build_training, prepare_execution
+from gesturepose.experiment import Training, prepare_execution
 from gesturepose.losses import CollaborativeCriterion
 from gesturepose.models.collaborative import build_trunk
 from gesturepose.models.trunk import Trunk
@@ -25,8 +25,8 @@ from gesturepose.references.gesture_only import FrameInput, GestureCriterion, Ot
 from gesturepose.references.hand_object import HandObjectNetwork, build_hand_object
 from gesturepose.references.pose_lstm import PoseLstm
 from gesturepose.references.two_stream import colour_stream, flow_stream
+from gesturepose.steps import StepTraining, step_training
 from gesturepose.structures import ClipBatch, Predictions
-from gesturepose.weak import StepTraining
 
 LSTMS: Final = ("lstm_annotated", "lstm_predicted")
 STREAM_NAMES: Final = ("colour", "flow")  # they know no pose: their first weights are not fine-tuned on any
@@ -44,10 +44,10 @@ class ReferenceTraining(StepTraining):
         batches = super().batches(epoch)
         return batches if self.frame_input is None else OtherInput(batches, self.frame_input)
 
-    def prepare(self, batch: ClipBatch, epoch: int) -> ClipBatch:
+    def changed(self, batch: ClipBatch) -> ClipBatch:
         if self.frame_input is None:
-            return super().prepare(batch, epoch)
-        return self.frame_input.augment(batch, self.augment, seed=self.settings.seed, epoch=epoch)
+            return super().changed(batch)
+        return self.frame_input.augment(batch, self.augment, seed=self.settings.seed, epoch=self.step)
 
 
 def build_reference(name: str, settings: NetworkSettings, trunk: Trunk, data: PreparedData) -> nn.Module:
@@ -88,19 +88,19 @@ def reference_training(
     torch.manual_seed(seed)
     network = build_reference(name, params.network, trunk, data)
     # Small networks; and a recurrent one is not one program.
-    changes = {"threads": settings.threads, "compile": False}
-    return build_training(
-        params.model_copy(update={"runtime": params.runtime.model_copy(update=changes)}),
+    runtime = params.runtime.model_copy(update={"compile": False})
+    return step_training(
+        params.model_copy(update={"runtime": runtime}),
         data,
         network,
         criterion,
-        settings.schedule(seed, steps, learning_rate),
+        settings,
         world,
-        section="ablation",
-        kind=ReferenceTraining,
-        validation_videos=(),
         streams=(Stream(data.split("train"), settings.clips_per_batch),),
-        steps_an_epoch=settings.log_every,
+        steps=steps,
+        learning_rate=learning_rate,
+        seed=seed,
+        kind=ReferenceTraining,
         frame_input=frame_input,
     )
 
