@@ -26,7 +26,7 @@ def test_code_dependencies_are_the_imports():
         used = imported_files(script, graph) | {script}
         covered = {file for file in used if any(file == path or path in file.parents for path in code)}
         assert used - covered - {PROJECT / "src/gesturepose/__init__.py"} == set(), f"{name}: imported, no dependency"
-        templates = {path for path in code if path.name == "templates"}
+        templates = {path for path in code if path.name == "result_templates"}
         idle = {path for path in code - templates if not any(file == path or path in file.parents for file in used)}
         assert idle == set(), f"{name}: a dependency, and not imported"
     assert scripts == set(NESTED.glob("*.py"))

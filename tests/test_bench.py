@@ -28,10 +28,11 @@ from gesturepose.bench.measure import (
 from gesturepose.bench.memory import MIB, allocate_moments, peak_bytes, state_bytes, step_mib
 from gesturepose.bench.steps import SETTINGS, ladder, other_settings
 from gesturepose.bench.table import Table, markdown, recommendations, write_table
-from gesturepose.bench.trainings import build_training, paper_params, plain_variant, random_batch, variant
+from gesturepose.bench.trainings import build_training, paper_params, plain_variant, variant
 from gesturepose.bench.workplace import Workplace, switches_kept
 from gesturepose.errors import InputError
 from gesturepose.experiment import prepare_execution
+from gesturepose.noise import random_batch
 
 CPU = torch.device("cpu")
 FIELDS = [

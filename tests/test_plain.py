@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from gesturepose.bench.plain import PlainNetwork
-from gesturepose.bench.trainings import build_training, plain_variant, random_batch, variant
+from gesturepose.bench.trainings import build_training, plain_variant, variant
 from gesturepose.engine import train_epoch
 from gesturepose.models.collaborative import build_network, build_trunk
+from gesturepose.noise import random_batch
 
 B, T, S, A = 2, 5, 32, 13
 SETTINGS = {

@@ -31,7 +31,7 @@ def declared():
 def test_code_dependencies_are_the_imports(script):
     used = imported_files(PROJECT / script, grimp.build_graph("gesturepose", cache_dir=None)) | {PROJECT / script}
     used -= {PROJECT / "src/gesturepose/__init__.py"}
-    templates = PROJECT / "src/gesturepose/compare/templates"
+    templates = PROJECT / "src/gesturepose/result_templates"
     for code in declared()[script]:
         paths = {PROJECT / path for path in code}
         covered = {file for file in used if any(file == path or path in file.parents for path in paths)}

@@ -13,6 +13,7 @@ from gesturepose.cells import DIRECTIONS
 from gesturepose.evaluation import DECIMALS, HEADLINE_MM
 from gesturepose.params import WeakSettings
 from gesturepose.significance import RatioCounts, area_weights, holm, mcnemar, paired_bootstrap
+from gesturepose.video_scores import with_parts
 
 CELL: Final = ["direction", "method", "ratio", "seed"]
 HEADLINE: Final = {"pose": "pck_30", "gesture": "accuracy"}
@@ -36,8 +37,8 @@ def curve_table(per_video: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     tables = []
     for direction, metrics in PARTS.items():
         of_direction = per_video[per_video["direction"] == direction]
-        for metric in metrics:
-            sums = _with_parts(of_direction, direction, metric).groupby(CELL, sort=False)[["above", "below"]].sum()
+        for metric, parts in metrics.items():
+            sums = with_parts(of_direction, *parts).groupby(CELL, sort=False)[["above", "below"]].sum()
             values = (sums["above"] / sums["below"]).round(DECIMALS)
             tables.append(values.rename("value").reset_index().assign(metric=metric))
     table = pd.concat(tables).merge(cells[[*CELL, "labelled_videos"]], on=CELL, validate="many_to_one")
@@ -63,7 +64,7 @@ def at(ratio: float) -> str:
 
 
 def _direction(per_video: pd.DataFrame, means: pd.DataFrame, direction: str, settings: WeakSettings) -> dict[str, Any]:
-    rows = _with_parts(per_video[per_video["direction"] == direction], direction, HEADLINE[direction])
+    rows = with_parts(per_video[per_video["direction"] == direction], *PARTS[direction][HEADLINE[direction]])
     counts = {method: _counts(rows[rows["method"] == method], settings) for method in sorted(rows["method"].unique())}
     single = np.eye(len(settings.ratios))
     weights = {at(ratio): single[place] for place, ratio in enumerate(settings.ratios)}
@@ -98,12 +99,6 @@ def _mcnemar(means: pd.DataFrame, method: str, ratio: float) -> dict[str, float]
     at_ratio = means[(means["direction"] == "gesture") & (means["ratio"] == ratio)]
     table = at_ratio.pivot(index="video", columns="method", values="correct").astype(bool)
     return asdict(mcnemar(table[method].to_numpy(), table["baseline"].to_numpy()))
-
-
-def _with_parts(rows: pd.DataFrame, direction: str, metric: str) -> pd.DataFrame:
-    """The rows with numerator and denominator of a metric as columns above and below."""
-    above, below = PARTS[direction][metric]
-    return rows.assign(above=rows[above].astype(float), below=rows[below].astype(float) if below else 1.0)
 
 
 def _counts(rows: pd.DataFrame, settings: WeakSettings) -> RatioCounts:

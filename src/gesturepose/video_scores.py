@@ -53,6 +53,11 @@ def mean_answers(of_seeds: Sequence[Predictions], data: PreparedData) -> pd.Data
     return table[_seen(first)]
 
 
+def with_parts(scores: pd.DataFrame, above: str, below: str) -> pd.DataFrame:
+    """`video_scores` with numerator and denominator of a ratio as columns above and below; "" counts videos."""
+    return scores.assign(above=scores[above].astype(float), below=scores[below].astype(float) if below else 1.0)
+
+
 def _seen(predictions: Predictions) -> NDArray[np.bool_]:
     return metrics.sum_by_video(predictions.frame_valid, predictions.video_of_frame, len(predictions.keys)) > 0
 

@@ -1,26 +1,18 @@
-"""The page of the tables: reports/ablation/index.html, from the tables that git keeps.
-
-The page holds no time, commit, path or host: equal tables give equal bytes.
-"""
+"""The page of the tables: reports/ablation/index.html, from the tables that git keeps."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from gesturepose.ablation.figure import tables_figure
 from gesturepose.ablation.paper import TABLES, Entry, Table
-from gesturepose.errors import InputError
-from gesturepose.page import FigureFile
 from gesturepose.params import Params
 from gesturepose.plots import figure_png
+from gesturepose.result_page import ResultInputs, cautions, common_values, read_results, result_environment
 from gesturepose.structures import SYNTHETIC_NAME
 from gesturepose.wording import ENOUGH_SEEDS, NOT_SIGNIFICANT, p_value, points, verdict
 
@@ -29,81 +21,46 @@ SECTIONS: Final = ("network", "loss", "augment", "runtime", "weak", "ablation")
 METRICS: Final = {"accuracy": "accuracy", "pck_30": "PCK@30"}
 
 
-@dataclass(frozen=True)
-class TableInputs:
-    """Everything the page says."""
-
-    params: Params
-    tables: pd.DataFrame  # tables.csv
-    metrics: Mapping[str, Any]  # metrics.json
-    cells: bytes  # cells.csv, whose digest stands for all weights
-    figure: FigureFile
-
-
-def read_tables(params: Params, folder: Path) -> TableInputs:
+def read_tables(params: Params, folder: Path) -> ResultInputs:
     """Read the tables in `folder` and draw the figure.
 
     Raises:
         InputError: a table is missing or broken.
     """
-    try:
-        tables = pd.read_csv(folder / "tables.csv")
-        metrics = json.loads((folder / "metrics.json").read_bytes())
-        cells = (folder / "cells.csv").read_bytes()
-        png = figure_png(tables_figure(tables, {table.key: table.title for table in TABLES}))
-    except FileNotFoundError as error:
-        raise InputError("no such file", file=error.filename, hint="The collect stage writes it.") from None
-    except (ValueError, KeyError) as error:
-        raise InputError(f"broken tables: {error}", file=folder, hint="Run the collect stage again.") from None
-    data = metrics["data"]
-    caption = (
-        f"Circles are measured here on {data['name']}, protocol {data['protocol']}, {data['videos']} videos of the "
-        f"{data['split']} split; diamonds are the paper's numbers, of FPHA. A row may stand in several tables."
+    return read_results(
+        params,
+        folder,
+        "tables.csv",
+        draw=lambda tables: figure_png(tables_figure(tables, {table.key: table.title for table in TABLES})),
+        title="All rows",
+        caption=lambda data: (
+            f"Circles are measured here on {data['name']}, protocol {data['protocol']}, {data['videos']} videos of the "
+            f"{data['split']} split; diamonds are the paper's numbers, of FPHA. A row may stand in several tables."
+        ),
     )
-    return TableInputs(params, tables, metrics, cells, FigureFile("All rows", caption, png))
 
 
-def render_tables_page(inputs: TableInputs) -> str:
+def render_tables_page(inputs: ResultInputs) -> str:
     """The page as HTML; equal inputs give equal text."""
-    environment = Environment(
-        loader=ChoiceLoader(
-            [PackageLoader("gesturepose.ablation", "templates"), PackageLoader("gesturepose.compare", "templates")]
-        ),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
+    settings, name = inputs.params.ablation, inputs.metrics["data"]["name"]
+    synthetic = (
+        "Synthetic data: these numbers say nothing about FPHA and cannot be compared with the paper's, which stand "
+        "beside them for the order of the rows alone."
     )
-    settings = inputs.params.ablation
-    values = inputs.params.model_dump(mode="json")
-    used = {section: values[section] for section in SECTIONS}
-    data = inputs.metrics["data"]
-    return environment.get_template("ablation.html.j2").render(
-        figure=inputs.figure,
-        data=data,
-        whose="synthetic data" if data["name"] == SYNTHETIC_NAME else data["name"],
-        banners=_banners(inputs),
+    template = result_environment().get_template("ablation.html.j2")
+    return template.render(
+        **common_values(inputs, settings, SECTIONS),
+        banners=cautions(inputs, settings, of_synthetic=synthetic),
+        whose="synthetic data" if name == SYNTHETIC_NAME else name,
         tables=[_table(inputs, table) for table in TABLES if table.key in inputs.metrics],
-        settings=settings,
         weak=inputs.params.weak,
-        loss=inputs.params.loss,
-        confidence=f"{100 * settings.confidence:g}\u00a0%",
-        level=f"{1 - settings.confidence:.2g}",
-        resamples=f"{settings.bootstrap:,}",
-        fingerprints=(
-            ("prepared data", data["fingerprint"]),
-            ("settings of the cells", hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()),
-            ("weights of all cells (cells.csv)", hashlib.sha256(inputs.cells).hexdigest()),
-        ),
-        used=used,
     )
 
 
-def _table(inputs: TableInputs, table: Table) -> dict[str, Any]:
+def _table(inputs: ResultInputs, table: Table) -> dict[str, Any]:
     """What the template says of a table."""
     found = inputs.metrics[table.key]
-    of_table = inputs.tables[inputs.tables["table"] == table.key]
+    of_table = inputs.table[inputs.table["table"] == table.key]
     lines = {str(line["row"]): line for _, line in of_table.iterrows()}
     level = 1 - inputs.params.ablation.confidence
     labels = {entry.row: entry.label for entry in table.entries}
@@ -163,18 +120,3 @@ def _score(line: pd.Series[Any], metric: str) -> str:
 
 def _printed(value: str | None) -> str:
     return "" if value is None else f"{value}\u00a0%"
-
-
-def _banners(inputs: TableInputs) -> list[str]:
-    data, settings = inputs.metrics["data"], inputs.params.ablation
-    banners = []
-    if data["name"] == SYNTHETIC_NAME:
-        banners.append(
-            "Synthetic data: these numbers say nothing about FPHA and cannot be compared with the paper's, which stand "
-            "beside them for the order of the rows alone."
-        )
-    if data["split"] != "test":
-        banners.append(f"Not the test split: these are {data['split']} videos.")
-    if len(settings.seeds) < ENOUGH_SEEDS:
-        banners.append(f"Preliminary: fewer than {ENOUGH_SEEDS} seeds ({len(settings.seeds)}).")
-    return banners

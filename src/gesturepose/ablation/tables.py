@@ -15,6 +15,7 @@ from gesturepose.ablation.rows import GESTURE_ONLY
 from gesturepose.evaluation import DECIMALS
 from gesturepose.params import AblationSettings
 from gesturepose.significance import RatioCounts, holm, mcnemar, paired_bootstrap
+from gesturepose.video_scores import with_parts
 
 METRICS: Final = {"accuracy": ("correct", ""), "pck_30": ("hits_30", "joints")}  # parts of a ratio; "" counts videos
 
@@ -116,7 +117,9 @@ def _counts(
     per_video: pd.DataFrame, rows: Sequence[str], metric: str, seeds: Sequence[int]
 ) -> tuple[RatioCounts, RatioCounts]:
     """[1, S, V] of two rows, over the videos that both have, in one order."""
-    tables = [_with_parts(per_video[per_video["row"] == row], metric).set_index(["seed", "video"]) for row in rows]
+    tables = [
+        with_parts(per_video[per_video["row"] == row], *METRICS[metric]).set_index(["seed", "video"]) for row in rows
+    ]
     in_all = [set(table.index.get_level_values("video")) for table in tables]
     videos = sorted(set.intersection(*in_all))
     order = pd.MultiIndex.from_product([seeds, videos], names=["seed", "video"])
@@ -133,14 +136,9 @@ def _counts(
 
 def _by_seed(scores: pd.DataFrame, metric: str) -> NDArray[np.float64]:
     """[S] the metric of each seed of one row."""
-    sums = _with_parts(scores, metric).groupby("seed")[["above", "below"]].sum()
+    sums = with_parts(scores, *METRICS[metric]).groupby("seed")[["above", "below"]].sum()
     values: NDArray[np.float64] = (sums["above"] / sums["below"]).to_numpy(np.float64)
     return values
-
-
-def _with_parts(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
-    above, below = METRICS[metric]
-    return scores.assign(above=scores[above].astype(float), below=scores[below].astype(float) if below else 1.0)
 
 
 def _present(per_video: pd.DataFrame) -> list[tuple[Table, Entry]]:

@@ -12,12 +12,12 @@ from gesturepose.bench.trainings import (
     PLAIN,
     build_training,
     plain_variant,
-    random_batch,
     step,
     steps_at_once,
     variant,
 )
 from gesturepose.bench.workplace import Case, Workplace
+from gesturepose.noise import random_batch
 
 GRID: Final = Section(
     title="Channels and iterations",

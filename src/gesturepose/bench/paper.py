@@ -19,12 +19,12 @@ from gesturepose.bench.trainings import (
     inference,
     paper_params,
     plain_variant,
-    random_batch,
     switching,
     variant,
 )
 from gesturepose.bench.workplace import Case, Workplace
 from gesturepose.experiment import uses_gpu
+from gesturepose.noise import random_batch
 from gesturepose.params import STREAMS, RuntimeSettings
 from gesturepose.structures import ClipBatch
 

@@ -19,7 +19,6 @@ from gesturepose.bench.trainings import (
     Variant,
     build_training,
     plain_variant,
-    random_batch,
     step,
     steps_at_once,
     switching,
@@ -27,6 +26,7 @@ from gesturepose.bench.trainings import (
 )
 from gesturepose.bench.workplace import Case, Workplace
 from gesturepose.experiment import Training, prepare_execution, uses_gpu
+from gesturepose.noise import random_batch
 from gesturepose.params import RuntimeSettings
 from gesturepose.structures import ClipBatch
 

@@ -18,7 +18,6 @@ from gesturepose.engine import infer, train_epoch
 from gesturepose.experiment import Training, collaborative_training, prepare_execution
 from gesturepose.models.collaborative import CollaborativeNetwork
 from gesturepose.params import Params, RuntimeSettings, read_profile
-from gesturepose.skeleton import JOINTS
 from gesturepose.structures import ClipBatch
 
 PAPER_SIZE: Final = 256  # px, side of the paper's crops
@@ -67,23 +66,6 @@ def paper_params(params: Params) -> Params:
     """The network and the augmented crops of the `paper` profile, everything else as in `params`."""
     network = params.network.model_copy(update=read_profile("paper")["network"])
     return params.model_copy(update={"network": network})
-
-
-def random_batch(clips: int, frames: int, size: int, gestures: int) -> ClipBatch:
-    """A batch of noise with every label, crops of `size` px."""
-    rng = torch.Generator().manual_seed(0)
-    pixels = torch.randint(256, (clips, frames, size, size, 3), dtype=torch.uint8, generator=rng)
-    return ClipBatch(
-        video=pixels.permute(0, 1, 4, 2, 3),
-        frame_valid=torch.ones(clips, frames, dtype=torch.bool),
-        joints_uv_crop_px=(size - 1) * torch.rand(clips, frames, JOINTS, 2, generator=rng),
-        depth_rel=torch.randn(clips, frames, JOINTS, generator=rng),
-        joint_valid=torch.ones(clips, frames, JOINTS, dtype=torch.bool),
-        gesture=torch.randint(gestures, (clips,), generator=rng),
-        gesture_valid=torch.ones(clips, dtype=torch.bool),
-        video_index=torch.arange(clips),
-        frame_index=torch.arange(frames).expand(clips, frames),
-    )
 
 
 def steps_at_once(device: torch.device) -> int:

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from gesturepose.checkpoint import write_atomically
 from gesturepose.compare.comparison import CONFIDENCE, RESAMPLES, Comparison, Gain, Score, Table, compare_revisions
 from gesturepose.compare.revisions import WORKSPACE, Revision, read_revisions
@@ -16,6 +14,7 @@ from gesturepose.errors import InputError
 from gesturepose.page import FigureFile, percent
 from gesturepose.plots import figure_png
 from gesturepose.provenance import project_root
+from gesturepose.result_page import result_environment
 from gesturepose.structures import SYNTHETIC_NAME
 from gesturepose.tracking import find_trained, log_comparison
 from gesturepose.tracking.store import open_store
@@ -68,14 +67,7 @@ def render_page(comparison: Comparison, png: bytes, addresses: Mapping[str, str]
         png: the figure.
         addresses: of the MLflow run that trained each weights file, by the file's SHA-256.
     """
-    environment = Environment(
-        loader=PackageLoader("gesturepose.compare", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = result_environment()
     environment.filters |= {"percent": percent, "points": points, "p_value": p_value}
     return environment.get_template("compare.html.j2").render(
         comparison=comparison,

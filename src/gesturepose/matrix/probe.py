@@ -23,10 +23,9 @@ from gesturepose.experiment import prepare_execution
 from gesturepose.losses import CollaborativeCriterion, HeatmapCriterion
 from gesturepose.models.collaborative import build_heatmap_network, build_network, build_trunk
 from gesturepose.models.trunk import Trunk
+from gesturepose.noise import random_batch
 from gesturepose.optim import build_optimiser
 from gesturepose.params import Params, load_params
-from gesturepose.skeleton import JOINTS
-from gesturepose.structures import ClipBatch
 
 NetworkKind = Literal["trunk", "whole"]
 _GESTURES = 45  # FPHA's; the head is a small part of the whole
@@ -82,7 +81,7 @@ def _step_seconds(params: Params, question: Question) -> float:
     memory_format = torch.channels_last if runtime.channels_last else torch.contiguous_format
     network.to(execution.device).to(memory_format=memory_format)
     optimiser = build_optimiser(network, params.train)
-    batch = noise(question.clips_per_batch, question.segments, params.prepare.image_size)
+    batch = random_batch(question.clips_per_batch, question.segments, params.prepare.image_size, _GESTURES)
     draw = partial(augment, settings=params.augment, seed=0, epoch=1)
 
     def train(steps: int) -> None:
@@ -92,23 +91,6 @@ def _step_seconds(params: Params, question: Question) -> float:
     begun = time.perf_counter()
     train(_STEPS)
     return (time.perf_counter() - begun) / _STEPS
-
-
-def noise(clips: int, frames: int, size: int) -> ClipBatch:
-    """A batch with every label, crops of `size` px."""
-    rng = torch.Generator().manual_seed(0)
-    pixels = torch.randint(256, (clips, frames, size, size, 3), dtype=torch.uint8, generator=rng)
-    return ClipBatch(
-        video=pixels.permute(0, 1, 4, 2, 3),
-        frame_valid=torch.ones(clips, frames, dtype=torch.bool),
-        joints_uv_crop_px=(size - 1) * torch.rand(clips, frames, JOINTS, 2, generator=rng),
-        depth_rel=torch.randn(clips, frames, JOINTS, generator=rng),
-        joint_valid=torch.ones(clips, frames, JOINTS, dtype=torch.bool),
-        gesture=torch.randint(_GESTURES, (clips,), generator=rng),
-        gesture_valid=torch.ones(clips, dtype=torch.bool),
-        video_index=torch.arange(clips),
-        frame_index=torch.arange(frames).expand(clips, frames),
-    )
 
 
 def main() -> None:
