@@ -16,13 +16,14 @@ import pytest
 import torch
 import yaml
 
+from gesturepose import processes
 from gesturepose.cli import main
 from gesturepose.experiment import build_network, build_trunk
-from gesturepose.matrix.cost import CELLS, Cells, Training, duration, estimate
+from gesturepose.matrix.cost import CELLS, Cells, Training, describe, duration, estimate
 from gesturepose.matrix.plan import Plan, PlannedStage, make_plan
 from gesturepose.matrix.runner import job_places, log_file
 from gesturepose.params import Params, apply_profile, flatten, load_params
-from gesturepose.processes import RUNNER_VARIABLE
+from gesturepose.processes import RUNNER_VARIABLE, end_marked
 from gesturepose.tracking import FinishedStage
 from gesturepose.tracking.store import open_store
 from test_tracking import bare_template, environment, executions, isolate, shell, stages, template
@@ -277,9 +278,19 @@ def test_mistakes_are_named(project: Path, matrix: Callable[..., tuple[int, str]
     assert not (project / ".gesturepose/logs").exists()
 
 
-def planned(address: str, *, known_bytes: int | None = None, runs: bool = True) -> PlannedStage:
+def test_what_ignores_the_signal_is_killed_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_KILL_AFTER_S", 0.3)
+    mark = f"{os.getpid()} 1.00 matrix deaf"
+    command = ["sh", "-c", "trap '' TERM; echo ready; while true; do sleep 0.1; done"]
+    with subprocess.Popen(command, env=os.environ | {RUNNER_VARIABLE: mark}, stdout=subprocess.PIPE) as deaf:
+        assert deaf.stdout is not None and deaf.stdout.readline() == b"ready\n"
+        end_marked(mark)
+        assert deaf.wait() == -signal.SIGKILL
+
+
+def planned(address: str, *, known_bytes: int | None = None, changed: bool = True) -> PlannedStage:
     pipeline = address.partition("/dvc.yaml:")[0].removeprefix("pipelines/") if ":" in address else ""
-    return PlannedStage(address, pipeline, frozenset(), runs, known_bytes)
+    return PlannedStage(address, pipeline, frozenset(), changed, runs=True, known_bytes=known_bytes)
 
 
 def test_an_estimate_takes_runs_with_the_present_settings_before_measured_steps(project: Path, params: Params) -> None:
@@ -315,6 +326,13 @@ def test_an_estimate_takes_runs_with_the_present_settings_before_measured_steps(
     nested = 5 * 5.0 + 2 * other + 7 * found.start_seconds
     longest = max(5.0, other) + found.start_seconds
     assert found.seconds == pytest.approx(100.0 + found.start_seconds + max(nested / 3, longest))
+    assert found.least_seconds == found.seconds
+    perhaps = Plan("cells", (planned("prepare"), *(planned(address, changed=False) for address in addresses)))
+    least = estimate(perhaps, values, finished, 3, project, {"cells": cells})
+    assert least.least_seconds == pytest.approx(100.0 + least.start_seconds) and least.seconds > least.least_seconds + 5
+    said = describe(perhaps, least)
+    assert f"time: about {duration(least.least_seconds)} to {duration(least.seconds)}, 3 at once" in said
+    assert "7 of the stages are skipped where" in said and "are skipped" not in describe(plan, found)
     trunk = build_trunk(params.network)
     network = build_network(params.network, trunk, gestures=45, image_size=params.prepare.image_size)
     size_of_trunk, size_of_network = size(trunk), size(network)

@@ -14,6 +14,7 @@ import psutil
 RUNNER_VARIABLE = "GESTUREPOSE_RUNNER"  # `PID STARTED NAME`: what starts several dvc marks them and theirs with it
 _POLL_S = 0.1
 _IDLE_DVC_S = 30.0
+_KILL_AFTER_S = 60.0
 _CLOCK_TOLERANCE_S = 2.0  # the kernel's boot time, from which start times are computed, moves with clock corrections
 
 
@@ -131,9 +132,9 @@ def end_marked(mark: str) -> None:
 
     A dvc itself ends because its command did, or writes the result of a command that was just done: it writes dvc.lock
     in place, and a signal could cut that off. Only where none runs anything for long are they told too: they
-    wait for DVC's lock.
+    wait for DVC's lock. What does not heed SIGTERM for a minute is killed.
     """
-    told: set[int] = set()
+    told: dict[int, float] = {}
     idle_since = time.monotonic()
     while processes := marked_processes(mark):
         commands: list[psutil.Process] = []
@@ -147,12 +148,14 @@ def end_marked(mark: str) -> None:
             idle_since = time.monotonic()
         idle = time.monotonic() - idle_since > _IDLE_DVC_S
         for process in processes if idle else commands:
-            if process.pid not in told:
-                told.add(process.pid)
-                try:
+            try:
+                if process.pid not in told:
+                    told[process.pid] = time.monotonic()
                     process.terminate()
-                except psutil.NoSuchProcess:
-                    continue
+                elif time.monotonic() - told[process.pid] > _KILL_AFTER_S:
+                    process.kill()
+            except psutil.NoSuchProcess:
+                continue
         time.sleep(_POLL_S)
 
 

@@ -98,6 +98,7 @@ class Estimate:
     start_seconds: float  # of each stage, measured: dvc's start, and PyTorch's where stages train
     jobs: int
     seconds: float
+    least_seconds: float  # where stages leave their files as they were, so that what is after them is skipped
     disk_bytes: int
     unsized: int  # stages whose outs' sizes are not known
 
@@ -156,11 +157,11 @@ def estimate(
         else:
             groups[group] = GroupCost(None, "nothing", None)
 
-    def seconds(stage: PlannedStage) -> float:
-        return start_seconds + (groups[stage.group].seconds or 0.0)
+    def seconds(stages: Sequence[PlannedStage]) -> float:
+        taken = {stage: start_seconds + (groups[stage.group].seconds or 0.0) for stage in stages}
+        nested = [value for stage, value in taken.items() if stage.nested]
+        return sum(taken.values()) - sum(nested) + max(sum(nested) / jobs, *nested, 0.0)
 
-    nested = [seconds(stage) for stage in plan.to_run if stage.nested]
-    alone = [seconds(stage) for stage in plan.to_run if not stage.nested]
     sizes = [
         stage.known_bytes if stage.known_bytes is not None else groups[stage.group].weight_bytes
         for stage in plan.to_run
@@ -169,7 +170,8 @@ def estimate(
         groups=groups,
         start_seconds=start_seconds,
         jobs=jobs,
-        seconds=sum(alone) + max(sum(nested) / jobs, *nested, 0.0),
+        seconds=seconds(plan.to_run),
+        least_seconds=seconds([stage for stage in plan.to_run if stage.changed]),
         disk_bytes=sum(size for size in sizes if size is not None),
         unsized=sizes.count(None),
     )
@@ -191,7 +193,13 @@ def describe(plan: Plan, estimated: Estimate | None) -> str:
         if cost is not None:
             each = "never run here" if cost.seconds is None else duration(cost.seconds + estimated.start_seconds)
         lines.append(f"  {_title(group, plan):<20}{in_all:>7}{to_run:>8}  {each}".rstrip())
-    lines.append(f"time: about {duration(estimated.seconds)}, {estimated.jobs} at once")
+    perhaps = [stage for stage in running if not stage.changed]
+    least = f"{duration(estimated.least_seconds)} to " if perhaps else ""
+    lines.append(f"time: about {least}{duration(estimated.seconds)}, {estimated.jobs} at once")
+    if perhaps:
+        lines.append(
+            f"  {len(perhaps)} of the stages are skipped where those before them leave their files as they were"
+        )
     lines += [f"  {line}" for line in _basis(plan, estimated)]
     unsized = f", without {estimated.unsized} stages that have not run yet" if estimated.unsized else ""
     lines.append(

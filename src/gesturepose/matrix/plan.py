@@ -20,6 +20,7 @@ class PlannedStage:
     address: str  # what `dvc repro` takes: `prepare`, `pipelines/weak/dvc.yaml:pose@weak-0.25-0`
     pipeline: str  # the nested pipeline that it is of, such as `weak`; empty for the project's own dvc.yaml
     needs: frozenset[str]  # addresses of the stages that it reads from
+    changed: bool  # itself; where not, it may run because one upstream of it does
     runs: bool
     known_bytes: int | None  # of its outs as dvc.lock has them; None where one is not there
 
@@ -43,6 +44,7 @@ class Plan:
 
     @property
     def to_run(self) -> tuple[PlannedStage, ...]:
+        """With those that DVC will skip if the stages before them leave their files as they were."""
         return tuple(stage for stage in self.stages if stage.runs)
 
 
@@ -65,7 +67,7 @@ def find_nested(root: Path, name: str) -> Path:
 def make_plan(root: Path, name: str) -> Plan:
     """What has to run so that the nested pipeline `name` is up to date.
 
-    A stage runs where DVC finds it changed or one upstream of it runs. Frozen stages do not run, and what only they
+    A stage may run where DVC finds it changed or one upstream of it runs. Frozen stages do not run, and what only they
     depend on is left out.
 
     Raises:
@@ -88,11 +90,13 @@ def make_plan(root: Path, name: str) -> Plan:
                 needs = frozenset(_address(needed, root) for needed in graph.successors(stage))
                 sizes: list[int | None] = [out.meta.size if out.meta else None for out in stage.outs]
                 address = _address(stage, root)
+                changed = not stage.frozen and stage.changed()
                 planned[address] = PlannedStage(
                     address=address,
                     pipeline=_pipeline(address),
                     needs=needs,
-                    runs=not stage.frozen and (any(planned[needed].runs for needed in needs) or stage.changed()),
+                    changed=changed,
+                    runs=changed or (not stage.frozen and any(planned[needed].runs for needed in needs)),
                     known_bytes=None if None in sizes else sum(size or 0 for size in sizes),
                 )
     except LockError as error:
