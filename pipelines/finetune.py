@@ -6,11 +6,12 @@ from pathlib import Path
 
 from gesturepose.data.prepared import PreparedData
 from gesturepose.errors import exit_on_input_error
-from gesturepose.experiment import finetuning, load_trunk, uses_gpu
+from gesturepose.experiment import load_trunk, uses_gpu
 from gesturepose.parallel import processes
 from gesturepose.params import load_params
 from gesturepose.stages import run_training
 from gesturepose.tracking import stage_run
+from gesturepose.trainings import finetuning
 
 PREPARED = Path("data/prepared")
 BACKBONE = Path("data/models/backbone.safetensors")
@@ -20,7 +21,7 @@ HISTORY = Path("reports/finetune/history.csv")
 
 def main() -> None:
     params = load_params()
-    sections = ("network", "augment", "runtime", "finetune")
+    sections = ("network", "augment", "runtime", "labels", "finetune")
     with (
         processes(on_gpu=uses_gpu(params.runtime)) as world,
         stage_run("finetune", params=params, sections=sections, resume=True, world=world) as run,

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from gesturepose.data.prepared import PreparedData
 from gesturepose.errors import exit_on_input_error
-from gesturepose.experiment import collaborative_training, load_trunk, network_header, uses_gpu
+from gesturepose.experiment import load_trunk, network_header, uses_gpu
 from gesturepose.parallel import processes
 from gesturepose.params import load_params
 from gesturepose.stages import run_training
 from gesturepose.tracking import stage_run
+from gesturepose.trainings import collaborative_training
 
 PREPARED = Path("data/prepared")
 FINETUNED = Path("data/models/finetune.safetensors")
@@ -20,7 +21,7 @@ HISTORY = Path("reports/train/history.csv")
 
 def main() -> None:
     params = load_params()
-    sections = ("network", "loss", "augment", "runtime", "train")
+    sections = ("network", "loss", "augment", "runtime", "labels", "train")
     with (
         processes(on_gpu=uses_gpu(params.runtime)) as world,
         stage_run("train", params=params, sections=sections, resume=True, world=world) as run,

@@ -13,9 +13,10 @@ from gesturepose.backbone import initial_trunk
 from gesturepose.data.clips import training_loader
 from gesturepose.data.prepared import PreparedData
 from gesturepose.engine import losses_of
-from gesturepose.experiment import collaborative_training, fit, predict_videos
+from gesturepose.experiment import fit, predict_videos
 from gesturepose.parallel import processes, replicated
 from gesturepose.params import load_params
+from gesturepose.trainings import collaborative_training
 
 CLIPS = 4
 

@@ -16,10 +16,11 @@ from gesturepose.data.clips import evaluation_loader, training_loader
 from gesturepose.data.delivery import Prefetched, resident_pixels
 from gesturepose.engine import LossMeans, losses_of, train_epoch
 from gesturepose.errors import InputError
-from gesturepose.experiment import collaborative_training, prepare_execution
+from gesturepose.experiment import prepare_execution
 from gesturepose.heatmaps import decode_heatmaps
 from gesturepose.parallel import ALONE
 from gesturepose.structures import ClipBatch
+from gesturepose.trainings import collaborative_training
 
 
 def with_runtime(params, **changes):

@@ -12,9 +12,9 @@ import torch
 from gesturepose.backbone import initial_trunk
 from gesturepose.data.clips import evaluation_loader, training_loader
 from gesturepose.errors import InputError
-from gesturepose.experiment import collaborative_training
 from gesturepose.parallel import WholeBatchNorm2d, World
 from gesturepose.params import apply_profile
+from gesturepose.trainings import collaborative_training
 
 WORKER = Path(__file__).parent / "parallel_worker.py"
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")

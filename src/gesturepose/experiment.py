@@ -28,8 +28,7 @@ from gesturepose.data.delivery import Prefetched, resident_pixels
 from gesturepose.data.prepared import PreparedData, Video
 from gesturepose.engine import Criterion, Execution, LossMeans, infer, predict, quick_scores, train_epoch
 from gesturepose.errors import InputError
-from gesturepose.losses import CollaborativeCriterion, HeatmapCriterion
-from gesturepose.models.collaborative import CollaborativeNetwork, build_heatmap_network, build_network, build_trunk
+from gesturepose.models.collaborative import CollaborativeNetwork, build_network, build_trunk
 from gesturepose.models.trunk import Trunk
 from gesturepose.optim import LearningRate, build_optimiser
 from gesturepose.parallel import ALONE, World, replicated
@@ -200,22 +199,6 @@ def history_table(history: list[dict[str, float]]) -> pd.DataFrame:
                     {"epoch": int(epoch["epoch"]), "split": split, "learning_rate": epoch["learning_rate"], **values}
                 )
     return pd.DataFrame(rows)
-
-
-def finetuning(params: Params, data: PreparedData, trunk: Trunk, world: World = ALONE) -> Training:
-    """The trunk with one 1×1 to heatmaps, under L2d alone, on the training videos with pose labels."""
-    torch.manual_seed(params.finetune.seed)
-    network = build_heatmap_network(params.network, trunk)
-    return build_training(params, data, network, HeatmapCriterion(), params.finetune, world, section="finetune")
-
-
-def collaborative_training(params: Params, data: PreparedData, trunk: Trunk, world: World = ALONE) -> Training:
-    """The whole network, end to end, under Eq. 5."""
-    torch.manual_seed(params.train.seed)
-    network = build_network(params.network, trunk, gestures=len(data.gestures), image_size=data.image_size)
-    keep_best = params.train.select == "best"
-    criterion = CollaborativeCriterion(params.loss)
-    return build_training(params, data, network, criterion, params.train, world, section="train", keep_best=keep_best)
 
 
 def load_trunk(settings: NetworkSettings, path: Path) -> Trunk:

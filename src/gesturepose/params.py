@@ -37,10 +37,12 @@ HEATMAP_STRIDE = 4  # crop px per heatmap px: the trunk's stride 32 (16), and th
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Ratio = Annotated[float, Field(gt=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0, le=1.0)]
 Stream = Literal["zero", "first_slow", "first_fast", "second_slow", "second_fast"]
 Method = Literal["baseline", "weak", "teacher"]
 STREAMS: tuple[Stream, ...] = ("zero", "first_slow", "first_fast", "second_slow", "second_fast")
+TRIAL_SECTIONS = ("network", "loss", "augment", "finetune", "train", "labels")  # what a study may search
 NetworkRow = Literal[
     "baseline", "multi_scale", "multi_order", "complete",
     "zero_2", "zero_3", "zero_4", "zero_5", "all_3", "all_4", "all_5",
@@ -258,6 +260,77 @@ class AblationSettings(CellSettings):
         return self
 
 
+class LabelSettings(_Section):
+    """Whose labels the training may use (Sec. 3.4, 4.2); the others' are withheld."""
+
+    pose: Ratio
+    gesture: Ratio
+    seed: Annotated[int, Field(ge=0)]
+    labelled_share: Annotated[float, Field(gt=0.0, lt=1.0)]
+
+    @model_validator(mode="after")
+    def _one_task_is_supervised_weakly(self) -> Self:
+        if self.pose < 1.0 and self.gesture < 1.0:
+            raise ValueError("pose and gesture are both below 1; weak supervision has all labels of one of the tasks")
+        return self
+
+
+class SearchDimension(_Section):
+    """The values of one setting that a study may try: from low to high, both of them included, or of a list."""
+
+    low: float | int | None = None
+    high: float | int | None = None
+    log: bool = False
+    choices: Annotated[tuple[Any, ...], Field(min_length=2)] | None = None
+
+    @model_validator(mode="after")
+    def _bounds_or_choices(self) -> Self:
+        low, high = self.low, self.high
+        if self.choices is not None:
+            if low is not None or high is not None or self.log:
+                raise ValueError("choices stand alone, without low, high and log")
+            if len({json.dumps(choice) for choice in self.choices}) < len(self.choices):
+                raise ValueError("an entry stands in choices twice")
+            return self
+        if low is None or high is None:
+            raise ValueError("write {low: …, high: …}, with log: true where factors count, or {choices: […]}")
+        if low >= high:
+            raise ValueError(f"low {low:g} is not below high {high:g}")
+        if self.log and low <= 0:
+            raise ValueError(f"low {low:g} has no logarithm; it has to be above 0")
+        return self
+
+    @property
+    def ends(self) -> tuple[Any, ...]:
+        """Values that are valid only if all are: every choice, or both bounds."""
+        return self.choices if self.choices is not None else (self.low, self.high)
+
+
+class SearchSettings(_Section):
+    """An Optuna study of trainings that are scored on the validation videos: `gesturepose search`."""
+
+    space: Annotated[dict[str, SearchDimension], Field(min_length=1)]
+    fixed: dict[str, Any]
+    objective: Literal["value", "front", "cheapest"]
+    accuracy_share: Share
+    hold: Share
+    trials: Positive
+    seed: Annotated[int, Field(ge=0)]
+    threads: Positive
+    random_trials: Positive
+    pruner: Literal["median", "hyperband", "none"]
+    unpruned_epochs: Positive
+    warm_start: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _space_and_objective_fit(self) -> Self:
+        if both := sorted(set(self.space) & set(self.fixed)):
+            raise ValueError(f"{both[0]} stands in space and in fixed")
+        if self.objective == "cheapest" and not {"labels.pose", "labels.gesture"} & set(self.space):
+            raise ValueError("objective is cheapest, but the space has neither labels.pose nor labels.gesture")
+        return self
+
+
 class EvaluateSettings(_Section):
     """Batching and the bootstrap over videos."""
 
@@ -278,9 +351,11 @@ class Params(_Section):
     runtime: RuntimeSettings
     finetune: FinetuneSettings
     train: TrainSettings
+    labels: LabelSettings
     evaluate: EvaluateSettings
     weak: WeakSettings
     ablation: AblationSettings
+    search: SearchSettings
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -302,12 +377,31 @@ class Params(_Section):
             )
         if self.ablation.crops and self.prepare.crop == "frame":
             raise ValueError("ablation.crops has frame, and so has prepare.crop: the row would be no other; use []")
+        for key, dimension in self.search.space.items():
+            for value in dimension.ends:
+                self._check_value(f"search.space: {key}", key, value)
+        for key, value in self.search.fixed.items():
+            self._check_value(f"search.fixed: {key}", key, value)
         if self.weak.finetune_steps % self.ablation.log_every:
             raise ValueError(
                 f"weak.finetune_steps {self.weak.finetune_steps} is no multiple of ablation.log_every "
                 f"{self.ablation.log_every}: rows without pose labels have these steps more"
             )
         return self
+
+    def _check_value(self, place: str, key: str, value: object) -> None:
+        """Refuse what a trial could not have as the setting `key`."""
+        section, _, leaf = key.partition(".")
+        keys = [f"{name}.{leaf}" for name in TRIAL_SECTIONS for leaf in type(getattr(self, name)).model_fields]
+        if key not in keys:
+            near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"{place} is no setting of a trial, in {', '.join(TRIAL_SECTIONS)}{hint}")
+        present = getattr(self, section)
+        try:
+            type(present).model_validate_json(json.dumps(present.model_dump(mode="json") | {leaf: value}))
+        except ValidationError as error:
+            raise ValueError(f"{place} cannot be {_short(value)}: {error.errors()[0]['msg']}") from None
 
 
 def check_ratios(ratios: Sequence[float]) -> None:
@@ -345,6 +439,23 @@ def _validated(tree: CommentedMap, path: Path) -> Params:
         raise InputError(f"a value has a type that no setting has: {error}", file=path) from None
 
 
+def with_values(params: Params, values: Mapping[str, Any]) -> Params:
+    """`params` with other values for some dotted keys, checked as a whole.
+
+    Raises:
+        InputError: the values do not fit together, or one of them does not fit its key.
+    """
+    tree = params.model_dump(mode="json")
+    for key, value in values.items():
+        section, _, leaf = key.partition(".")
+        tree[section][leaf] = value
+    try:
+        return Params.model_validate_json(json.dumps(tree))
+    except ValidationError as error:
+        said = "; ".join(f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors())
+        raise InputError(f"{', '.join(f'{k} {_short(v)}' for k, v in values.items())} do not fit: {said}") from None
+
+
 def profile_names() -> tuple[str, ...]:
     """The profiles that `apply_profile` knows."""
     folder = resources.files("gesturepose") / "profiles"
@@ -367,10 +478,21 @@ def apply_profile(name: str, path: Path = PARAMS_FILE) -> list[str]:
     Returns:
         One line `key: old → new` for each value that changed.
     """
-    values = read_profile(name)
+    return set_values(dict(flatten(read_profile(name))), path)
+
+
+def set_values(values: Mapping[str, Any], path: Path = PARAMS_FILE) -> list[str]:
+    """Rewrite `path` with other values for some dotted keys; comments, order and all other values stay.
+
+    Returns:
+        One line `key: old → new` for each value that changed.
+
+    Raises:
+        InputError: a key is not there, or the values are refused; the file is as it was.
+    """
     tree = _read_commented(path)
     changes: list[str] = []
-    for key, value in flatten(values):
+    for key, value in values.items():
         section, _, leaf = key.partition(".")
         if section not in tree or leaf not in tree[section]:
             raise InputError(f"the key {key} is missing", file=path, hint="Restore it, for example from git.")

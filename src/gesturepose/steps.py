@@ -86,12 +86,7 @@ def step_training(
     Raises:
         InputError: see `build_training`; or a stream cannot be shared evenly by the processes.
     """
-    for stream in streams:
-        if stream.clips_per_batch % world.size:
-            raise InputError(
-                f"{stream.clips_per_batch} clips of a batch cannot be shared evenly by {world.size} processes",
-                hint="Choose multiples for the clips of a batch in params.yaml, or change runtime.launcher.",
-            )
+    check_shared_evenly(streams, world)
     runtime = params.runtime.model_copy(update={"threads": settings.threads})
     schedule = FinetuneSettings(
         seed=seed,
@@ -118,6 +113,20 @@ def step_training(
         steps_an_epoch=settings.log_every,
         **fields,
     )
+
+
+def check_shared_evenly(streams: Sequence[Stream], world: World) -> None:
+    """Refuse streams whose clips of a batch the processes cannot share.
+
+    Raises:
+        InputError: which.
+    """
+    for stream in streams:
+        if stream.clips_per_batch % world.size:
+            raise InputError(
+                f"{stream.clips_per_batch} clips of a batch cannot be shared evenly by {world.size} processes",
+                hint="Choose multiples for the clips of a batch in params.yaml, or change runtime.launcher.",
+            )
 
 
 def step_finetuning(

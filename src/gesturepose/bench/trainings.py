@@ -15,10 +15,11 @@ from gesturepose.data.augment import augment
 from gesturepose.data.clips import BatchLoader
 from gesturepose.data.prepared import PreparedData
 from gesturepose.engine import infer, train_epoch
-from gesturepose.experiment import Training, collaborative_training, prepare_execution
+from gesturepose.experiment import Training, prepare_execution
 from gesturepose.models.collaborative import CollaborativeNetwork
 from gesturepose.params import Params, RuntimeSettings, read_profile
 from gesturepose.structures import ClipBatch
+from gesturepose.trainings import collaborative_training
 
 PAPER_SIZE: Final = 256  # px, side of the paper's crops
 PAPER_CLIPS: Final = 4  # a batch
