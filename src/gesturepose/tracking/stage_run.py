@@ -6,15 +6,12 @@ import hashlib
 import json
 import math
 import os
-import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import psutil
@@ -37,6 +34,7 @@ from gesturepose.provenance import (
     project_root,
     read_pipeline,
 )
+from gesturepose.signals import ending_with, signals_as_exit, undisturbed
 from gesturepose.tracking.datasets import dataset_source
 from gesturepose.tracking.executions import PARENT, join_execution, reap_dead_runs, settle_execution
 from gesturepose.tracking.link import COMMIT, FINGERPRINT
@@ -48,7 +46,6 @@ _ATTEMPTS = "gesturepose.attempts"
 _BATCH_METRICS, _BATCH_PARAMS = 1000, 100  # MLflow's limits on one request
 _DIGEST_LENGTH = 36  # MLflow's limit
 _SAMPLING_S = 5.0
-_STOPS = (signal.SIGTERM, signal.SIGHUP) if hasattr(signal, "SIGHUP") else (signal.SIGTERM,)
 
 
 class StageRun:
@@ -135,7 +132,7 @@ class StageRun:
     def _finish(self, status: str, error: str) -> None:
         if os.getpid() != self._process:  # a forked child leaves through the same frames
             return
-        with _undisturbed(), _reported(self._store):
+        with undisturbed(), _reported(self._store):
             self._monitor.finish()
             # A stage that is shorter than the sampling interval has a sample too.
             self._monitor.collect_metrics()
@@ -213,7 +210,7 @@ def stage_run(
             raise SystemExit(2)  # the leading process says why
         yield Bystander(checkpoint)
         return
-    with _signals_as_exit() as received, _ending_with_dvc(), _alone(stage, world):
+    with signals_as_exit() as received, ending_with(enclosing_dvc_process()), _alone(stage, world):
         run: StageRun | None = None
         try:
             run = _open_run_with(world, stage, params, sections, cell or {}, resume)
@@ -341,78 +338,6 @@ def _finish_after(error: BaseException, run: StageRun, received: Sequence[str]) 
         run._finish(status, text)
     except InputError as store_failure:
         print(f"The run {run.run_id} could not be closed: {store_failure}", file=sys.stderr)
-
-
-@contextmanager
-def _signals_as_exit() -> Iterator[list[str]]:
-    """Turn the first SIGTERM or SIGHUP into SystemExit, so that `finally` blocks run; from then on they are ignored.
-
-    They come in twos where a signal to a whole process group is passed on as well, by torchrun for one. Yields the list
-    that will hold the signal's name.
-    """
-    received: list[str] = []
-    owner = os.getpid()
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != owner:  # a forked worker dies of it as if there were no handler
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-            return
-        for other in replaced:
-            signal.signal(other, signal.SIG_IGN)
-        received.append(signal.Signals(number).name)
-        raise SystemExit(128 + number)
-
-    replaced = []
-    if threading.current_thread() is threading.main_thread():
-        # What was set on purpose (nohup's SIG_IGN) stays.
-        replaced = [number for number in _STOPS if signal.getsignal(number) is signal.SIG_DFL]
-    for number in replaced:
-        signal.signal(number, leave)
-    try:
-        yield received
-    finally:
-        for number in replaced:
-            signal.signal(number, signal.SIG_DFL)
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """No signal but SIGKILL interrupts what is done here: a run that is being closed would stay open."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (*_STOPS, signal.SIGINT)
-    before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _ending_with_dvc() -> Iterator[None]:
-    """Send this process SIGTERM soon after the enclosing dvc process, if there is one, has died."""
-    dvc = enclosing_dvc_process()
-    if dvc is None:
-        yield
-        return
-    owner, left = ProcessIdentity.of(dvc), threading.Event()
-
-    def watch() -> None:
-        while not left.wait(1.0):
-            if owner.is_dead():
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
-
-    watcher = threading.Thread(target=watch, name="dvc watcher", daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        left.set()
-        watcher.join()
 
 
 @contextmanager
