@@ -168,7 +168,8 @@ def write_params(root: Path, **weak: Any) -> None:
 def commit(root: Path, message: str, *, tag: str = "") -> None:
     """Write dvc.lock with DVC's own sums of what lies there, and commit all."""
     values = YAML(typ="safe").load((root / "params.yaml").read_text())
-    (root / "data" / "weak").mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(root / "data" / "weak", ignore_errors=True)  # of other seeds, too
+    (root / "data" / "weak").mkdir(parents=True)
     shutil.copy(root / "data" / "raw.txt", root / "data" / "prepared")
     for seed in values["weak"]["seeds"]:
         (root / f"data/weak/{seed}.txt").write_text(f"weights of {seed}\n")

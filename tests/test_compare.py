@@ -114,8 +114,10 @@ def test_p_values_are_corrected_over_their_table(project: Path) -> None:
     gains = [gain for row in table.rows for gain in row.gains if gain is not None]
     raw = [gain.difference.p for gain in gains]
     assert len(gains) == 3  # 0.15 twice, 0.4 once: no ratio but 0.15 is in all three
-    assert raw == pytest.approx([2 / 2001] * 3)  # no resample on the far side
-    assert [gain.p_adjusted for gain in gains] == pytest.approx([3 * 2 / 2001] * 3)
+    assert min(raw) == pytest.approx(2 / 2001) and max(raw) < 0.01  # no resample on the far side, all seeds alike
+    smallest, middle, largest = sorted(raw)
+    steps = np.maximum.accumulate([3 * smallest, 2 * middle, largest])
+    assert sorted(gain.p_adjusted for gain in gains) == pytest.approx(list(steps))
 
 
 def test_what_is_not_shared_is_said_and_left_out_of_the_pairs(project: Path) -> None:
@@ -144,7 +146,12 @@ def test_a_method_and_a_metric_that_one_lacks_are_said(project: Path) -> None:
     curves = project / "reports/weak/curves.csv"
     curves.write_text(curves.read_text().replace("accuracy", "top_1"))
     found = compared(project, "first", "workspace")
-    assert "pose baseline, gesture baseline, gesture weak: workspace has no ratio at all." in found.notes
+    assert found.notes == (
+        "gesture: no metric accuracy in workspace.",
+        "gesture: no metric top_1 in first.",
+        "gesture: no method baseline in workspace.",
+        "pose: no method baseline in workspace.",
+    )
     assert gain_of(row_of(found, "pose", "weak", "0.4")).difference.value > 0
     curves.write_text(curves.read_text().replace("pck_30", "pck_31"))
     with pytest.raises(InputError, match="workspace has neither pck_30 of pose nor accuracy of gesture"):
@@ -206,7 +213,7 @@ def test_a_folders_sum_is_dvcs_own_with_and_without_what_git_ignores(project: Pa
 
 def test_changed_code_settings_and_results_are_named(project: Path) -> None:
     (project / "src/gesturepose/models/deep/trunk.py").write_text("DEPTH = 50\n")
-    write_params(project, train_steps=700, ratios=[0.15, 0.25])
+    write_params(project, train_steps=700, ratios=[0.15, 0.25], seeds=[0, 1])
     (project / "src/gesturepose/data.py").unlink()
     write_reports(project, level=2)
     stale = read_revisions(["workspace"], project)[0].lineage.stale
@@ -241,8 +248,35 @@ def test_a_stage_that_leads_nowhere_does_not_count(project: Path) -> None:
     lock["stages"]["pose@9"]["outs"][0]["path"] = "data/weak/9.txt"  # of the folder that collect reads
     with path.open("w") as stream:
         YAML(typ="safe").dump(lock, stream)
-    (sentence,) = read_revisions(["workspace"], project)[0].lineage.stale
-    assert sentence == "weak.train_steps in params.yaml is not what pose ran with"
+    assert read_revisions(["workspace"], project)[0].lineage.stale == ()
+
+
+def test_cells_trained_again_and_not_collected_are_stale(project: Path) -> None:
+    path = project / "pipelines/weak/dvc.lock"
+    lock = YAML(typ="safe").load(path.read_text())
+    lock["stages"]["pose@1"]["outs"][0]["md5"] = "5" * 32
+    with path.open("w") as stream:
+        YAML(typ="safe").dump(lock, stream)
+    assert read_revisions(["workspace"], project)[0].lineage.stale == ("data/weak is not what collect ran with",)
+
+
+def test_a_file_of_a_folder_that_was_written_anew_makes_its_readers_stale(project: Path) -> None:
+    """As the label files of one stage, each of which another cell reads."""
+    path = project / "pipelines/weak/dvc.lock"
+    lock = YAML(typ="safe").load(path.read_text())
+    entries = [{"md5": "3" * 32, "relpath": "a.json"}, {"md5": "4" * 32, "relpath": "b.json"}]
+    folder = "5" * 32 + ".dir"
+    lock["stages"]["pose@0"]["deps"].append({"path": "data/labels/a.json", "md5": "3" * 32})
+    lock["stages"]["pose@1"]["deps"].append({"path": "data/labels/b.json", "md5": "9" * 32})
+    collect = lock["stages"]["collect"]  # any stage that leads to the curve
+    collect["outs"].append({"path": "data/labels", "md5": folder})
+    with path.open("w") as stream:
+        YAML(typ="safe").dump(lock, stream)
+    assert read_revisions(["workspace"], project)[0].lineage.stale == ()  # no cache tells what the folder held
+    cached = project / ".dvc/cache/files/md5" / folder[:2] / folder[2:]
+    cached.parent.mkdir(parents=True)
+    cached.write_text(json.dumps(entries))
+    assert read_revisions(["workspace"], project)[0].lineage.stale == ("data/labels/b.json is not what pose ran with",)
 
 
 def test_without_a_lock_nothing_tells_where_it_came_from(project: Path) -> None:
@@ -267,7 +301,7 @@ def test_a_revision_has_many_names(project: Path) -> None:
 
 
 def test_a_dvc_experiment_is_a_revision(project: Path) -> None:
-    write_params(project, train_steps=900)
+    write_params(project, train_steps=900, seeds=[0, 1])
     write_reports(project, level=2)
     shell(project, "dvc", "exp", "save", "-q", "-n", "patient-otter")
     shell(project, "git", "checkout", "-q", ".")
@@ -326,8 +360,16 @@ def test_outside_git_there_are_no_revisions(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", made.REPORTS)
 def test_a_report_that_is_missing_is_named_with_its_command(project: Path, name: str) -> None:
     shell(project, "git", "rm", "-q", f"reports/weak/{name}")
-    with pytest.raises(InputError, match=rf"{name}: is not there, though dvc.lock knows it.*\n.*`dvc pull .*{name}`"):
+    with pytest.raises(InputError, match=rf"{name} of the revision workspace is not there") as caught:
         compared(project, "workspace")
+    (command,) = re.findall(r"Bring it back: `(.*?)`", str(caught.value))
+    shell(project, *command.split())
+    assert compared(project, "workspace").tables
+    shell(project, "git", "rm", "-q", f"reports/weak/{name}")
+    shell(project, "git", "commit", "-q", "-m", "Without a report")
+    for revision in ("workspace", "HEAD"):
+        with pytest.raises(InputError, match=rf"{name} of the revision {revision} is not there(.|\n)*belongs in git"):
+            compared(project, revision)
     (project / "pipelines/weak/dvc.lock").unlink()
     with pytest.raises(InputError, match=rf"workspace has no reports/weak/{name}\n.*dvc repro pipelines/weak/dvc.yaml"):
         compared(project, "workspace")

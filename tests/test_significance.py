@@ -6,6 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_rel
 
 from gesturepose.metrics import draw_videos
 from gesturepose.significance import RatioCounts, area_weights, holm, mcnemar, paired_bootstrap
@@ -92,7 +93,13 @@ def test_resamples_equal_the_rows_laid_out_again() -> None:
     found = paired_bootstrap(row, reference, weights=weights, resamples=101, confidence=0.9, seed=7)
     assert (found.low, found.high) == pytest.approx(tuple(np.percentile(differences, [5, 95])))
     below, above = np.sum(np.array(differences) <= 0), np.sum(np.array(differences) >= 0)
-    assert found.p == pytest.approx(min(1.0, 2 * (1 + min(below, above)) / 102))
+    by_seed = [
+        weights @ [counts.numerators[p, s].sum() / counts.denominators[p, s].sum() for p in range(2)]
+        for counts in (row, reference)
+        for s in range(3)
+    ]
+    over_seeds = ttest_rel(by_seed[:3], by_seed[3:]).pvalue
+    assert found.p == pytest.approx(max(min(1.0, 2 * (1 + min(below, above)) / 102), over_seeds))
 
 
 def test_a_row_against_itself_is_exactly_no_difference() -> None:
@@ -125,6 +132,8 @@ def test_seeds_are_paired_and_drawn() -> None:
     found = paired_bootstrap(RatioCounts(by_seed, tens), RatioCounts(np.full((1, 3, 7), 2.0), tens), **SETTINGS)
     assert found.value == pytest.approx((0.1 + 0.3 + 0.6) / 3)
     assert (found.low, found.high) == pytest.approx((0.1, 0.6))
+    # t = 1/3 / (0.25166 / √3) = 2.294 with two degrees of freedom: p = 1 − t / √(t² + 2)
+    assert found.p == pytest.approx(1 - 2.29416 / np.sqrt(2.29416**2 + 2), abs=1e-5)
     shifted = paired_bootstrap(RatioCounts(by_seed + 1, tens), RatioCounts(by_seed, tens), **SETTINGS)
     assert (shifted.low, shifted.high) == pytest.approx((0.1, 0.1))
 
@@ -138,6 +147,17 @@ def test_three_seeds_hold_the_truth_three_times_of_four() -> None:
         found = paired_bootstrap(RatioCounts(seeds, tens), RatioCounts(0 * seeds, tens), resamples=500, confidence=0.95)
         covered += found.low <= 0.0 <= found.high
     assert 0.68 < covered / 400 < 0.82
+
+
+def test_other_trainings_without_a_difference_are_rarely_called_one() -> None:
+    """The same draws: the bootstrap alone would call one in four of them a finding."""
+    rng = np.random.default_rng(3)
+    tens, small = np.full((1, 3, 5), 10.0), 0
+    for _ in range(400):
+        seeds = rng.normal(size=(1, 3, 1)).repeat(5, axis=2)
+        found = paired_bootstrap(RatioCounts(seeds, tens), RatioCounts(0 * seeds, tens), resamples=500, confidence=0.95)
+        small += found.p < 0.05
+    assert 0.02 < small / 400 < 0.08
 
 
 def test_one_seed_resamples_videos_alone() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 
 from gesturepose.backbone import initial_trunk
 from gesturepose.cells import Cell, all_cells
@@ -84,6 +85,35 @@ def test_each_given_kind_of_label_changes_the_weights(params, prepared, cell):
     found = trained(params, corrupted(prepared, cell, fewer, "random"), cell, labels)
     expected = trained(params, prepared, cell, labels)
     assert any(not torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+class Read:
+    """Settings that note which of them are asked for."""
+
+    def __init__(self, settings):
+        self._settings, self.names = settings, set()
+
+    def __getattr__(self, name):
+        self.names.add(f"weak.{name}")
+        return getattr(self._settings, name)
+
+
+@pytest.mark.parametrize("stage", [*(f"{cell.direction}_{cell.method}" for cell in CELLS), "finetune", "finetune_all"])
+def test_a_cell_depends_on_the_settings_that_it_reads(params, prepared, stage):
+    """Otherwise DVC would keep a cell whose setting has changed."""
+    read = Read(params.weak)
+    params = params.model_copy(update={"weak": read})
+    labels = LabelSubset.draw(prepared, RATIO, 0)
+    trunk = initial_trunk(params.network, seed=0)
+    if stage.startswith("finetune"):
+        training = step_finetuning(params, prepared, trunk, pose_labelled=frozenset(labels.pose), seed=0)
+    else:
+        training = weak_training(params, prepared, trunk, Cell(*stage.split("_"), RATIO, 0), labels)
+    next(fit(training))
+    declared = yaml.safe_load((Path(__file__).parents[1] / "pipelines/weak/dvc.yaml").read_text())["stages"][stage][
+        "params"
+    ]
+    assert read.names == {name for name in declared if name.startswith("weak.")}
 
 
 @pytest.mark.parametrize("direction", ["pose", "gesture"])

@@ -13,7 +13,7 @@ from gesturepose.label_curves import HEADLINE, at
 from gesturepose.params import Params, WeakSettings
 from gesturepose.plots import figure_png
 from gesturepose.result_page import ResultInputs, cautions, common_values, read_results, result_environment
-from gesturepose.wording import mean_and_spread, p_value, points, verdict
+from gesturepose.wording import mcnemar_text, mean_and_spread, p_value, points, verdict
 
 SECTIONS: Final = ("network", "loss", "augment", "runtime", "weak")  # the settings that a cell depends on
 OTHER_METRICS: Final = {"pck_20": "PCK@20", "pck_25": "PCK@25", "mean_error_mm": "mean error"}
@@ -103,9 +103,6 @@ def _gains(found: Mapping[str, Any], methods: list[str], key: str, settings: Wea
             "mcnemar": "",
         }
         if test := gain.get("mcnemar"):
-            text["mcnemar"] = (
-                f"McNemar: alone right on {test['only_first']}, the baseline on {test['only_second']} of "
-                f"{test['videos']} videos, {p_value(test['p_holm'])}"
-            )
+            text["mcnemar"] = mcnemar_text(test, test["p_holm"], other="the baseline", level=level)
         texts.append(text)
     return texts

@@ -5,11 +5,12 @@ the same test videos. Both parts of the randomness belong to a comparison: which
 were trained (Bouthillier et al., "Accounting for Variance in Machine Learning Benchmarks", MLSys 2021).
 
 What three seeds carry: a difference that is large against the spread of the seeds, said with an interval that shows it.
-What they cannot: a small p-value for the seeds' part. A resample is the lowest of three seeds three times over once in
-27, more often than 2.5 %, so where the seeds differ far more than the videos do, a 95 % interval is simply the lowest
-and the highest seed's difference, which holds the true one three times out of four and not 95 of 100. Three seeds
-without any difference agree in sign once in four. Read p-values of three seeds as being about the videos, and look at
-the seeds' own values; one seed says nothing about another training at all.
+What resampling them cannot: a resample is the lowest of three seeds three times over once in 27, more often than 2.5 %,
+so where the seeds differ far more than the videos do, a 95 % interval is simply the lowest and the highest seed's
+difference, which holds the true one three times out of four and not 95 of 100; three seeds without any difference
+agree in sign once in four. So a p-value here is the greater of the bootstrap's and of a paired t-test over the seeds,
+which knows how few they are: a finding has to hold for other videos and for other trainings. One seed says nothing
+about another training at all.
 
 Axes: P points of a curve, S seeds, V videos, R resamples.
 """
@@ -44,7 +45,7 @@ class PairedDifference:
     low: float
     high: float
     confidence: float
-    p: float  # two-sided, of no difference
+    p: float  # two-sided, of no difference: over videos and seeds
     resamples: int
     seeds: int
     videos: int
@@ -66,10 +67,14 @@ class RatioCounts:
         if len(shape) != 3 or shape != np.shape(self.denominators) or 0 in shape:
             raise ValueError(f"expected [P, S, V] twice, not {shape} and {np.shape(self.denominators)}")
 
+    def by_seed(self, weights: Floats) -> NDArray[np.float64]:
+        """[S] Σ weights [P] · (sum over the videos / sum over the videos)."""
+        found: NDArray[np.float64] = weights @ ratio(self.numerators.sum(axis=2), self.denominators.sum(axis=2))
+        return found
+
     def statistic(self, weights: Floats) -> float:
-        """Σ weights [P] · mean over the seeds of (sum over the videos / sum over the videos)."""
-        by_seed = ratio(self.numerators.sum(axis=2), self.denominators.sum(axis=2))
-        return float(weights @ by_seed.mean(axis=1))
+        """The mean of `by_seed`."""
+        return float(self.by_seed(weights).mean())
 
     def resampled(self, weights: Floats, video_counts: Floats, seed_counts: Floats) -> NDArray[np.float64]:
         """[R] the statistic with each video and seed as often as [R, V] and [R, S] say; NaN where nothing counts."""
@@ -123,9 +128,10 @@ def paired_bootstrap(
     cancels. With one seed only the videos vary, and the interval says nothing about another training; with three it
     is at best the range of the three (see the module's text).
 
-    The p-value counts resamples on the far side of zero, 2 · min((1 + #≤0) / (R + 1), (1 + #≥0) / (R + 1)), at most 1
-    (Davison & Hinkley, "Bootstrap Methods and their Application", 1997, Eq. 4.11 for the ones). Resamples in which
-    nothing is counted are left out, and of `resamples`.
+    The bootstrap's p-value counts resamples on the far side of zero, 2 · min((1 + #≤0) / (R + 1), (1 + #≥0) / (R + 1)),
+    at most 1 (Davison & Hinkley, "Bootstrap Methods and their Application", 1997, Eq. 4.11 for the ones). Resamples in
+    which nothing is counted are left out, and of `resamples`. With several seeds `p` is the greater of it and of
+    Student's paired t-test over the seeds' differences.
 
     Raises:
         ValueError: shapes differ, or a ratio has nothing to count.
@@ -151,7 +157,21 @@ def paired_bootstrap(
     zero = np.abs(differences) < 1e-12 * max(1.0, float(np.abs(differences).max()))
     tails = [((differences < 0) | zero).sum(), ((differences > 0) | zero).sum()]
     p = min(1.0, 2.0 * (1.0 + float(min(tails))) / (kept + 1.0))
+    p = max(p, _seeds_p(row.by_seed(point_weights) - reference.by_seed(point_weights)))
     return PairedDifference(value, low, high, confidence, p, kept, seeds, videos)
+
+
+def _seeds_p(differences: NDArray[np.float64]) -> float:
+    """Two-sided p of no mean difference [S] over seeds; 0 for one seed, which tests nothing."""
+    from scipy.stats import t
+
+    seeds = len(differences)
+    if seeds == 1:
+        return 0.0
+    mean, spread = abs(float(differences.mean())), float(differences.std(ddof=1))
+    if mean < 1e-12:
+        return 1.0
+    return 2.0 * float(t.sf(mean / (spread / np.sqrt(seeds)), seeds - 1)) if spread > 1e-12 else 0.0
 
 
 @lru_cache(maxsize=4)

@@ -14,7 +14,7 @@ from gesturepose.params import Params
 from gesturepose.plots import figure_png
 from gesturepose.result_page import ResultInputs, cautions, common_values, read_results, result_environment
 from gesturepose.structures import SYNTHETIC_NAME
-from gesturepose.wording import ENOUGH_SEEDS, NOT_SIGNIFICANT, p_value, points, verdict
+from gesturepose.wording import ENOUGH_SEEDS, mcnemar_text, p_value, points, verdict
 
 # The settings that a cell depends on; `weak` has the fine-tuning of the trunks.
 SECTIONS: Final = ("network", "loss", "augment", "runtime", "weak", "ablation")
@@ -102,12 +102,7 @@ def _lines(test: Mapping[str, Any], level: float, seeds: int) -> list[str]:
             said = verdict(found["value"], significant=found["p_holm"] < level, seeds=seeds)
             interval = f"{points(found['low'])} to {points(found['high'])}"
             lines.append(f"{name} {points(found['value'])} points ({interval}), {p_value(found['p_holm'])}: {said}")
-    mcnemar = test["mcnemar"]
-    end = "" if mcnemar["p_holm"] < level else f": {NOT_SIGNIFICANT}"
-    lines.append(
-        f"McNemar: alone right on {mcnemar['only_first']}, the other on {mcnemar['only_second']} of "
-        f"{mcnemar['videos']} videos, {p_value(mcnemar['p_holm'])}{end}"
-    )
+    lines.append(mcnemar_text(test["mcnemar"], test["mcnemar"]["p_holm"], other="the other", level=level))
     return lines
 
 

@@ -122,7 +122,8 @@ def compare_revisions(revisions: Sequence[Revision]) -> Comparison:
         tables += [] if table is None else [table]
         for remark in dict.fromkeys(said):
             remarks.setdefault(remark, []).append(f"{direction} {method}")
-    notes = [
+    notes = _unlike(revisions)
+    notes += [
         remark if len(where) == len(tables) else f"{', '.join(where)}: {remark}" for remark, where in remarks.items()
     ]
     first = revisions[0]
@@ -139,6 +140,20 @@ def compare_revisions(revisions: Sequence[Revision]) -> Comparison:
     )
 
 
+def _unlike(revisions: Sequence[Revision]) -> list[str]:
+    """What the curves of some revisions have and those of others lack, or this page does not show: metrics, methods."""
+    notes = []
+    for column in ("metric", "method"):
+        pairs = [set(zip(own.curves["direction"], own.curves[column], strict=True)) for own in revisions]
+        for direction, value in sorted(set().union(*pairs)):
+            lacking = [own.name for own, there in zip(revisions, pairs, strict=True) if (direction, value) not in there]
+            if lacking:
+                notes.append(f"{direction}: no {column} {value} in {', '.join(lacking)}.")
+            if column == "method" and value not in METHODS:
+                notes.append(f"{direction}: the method {value} is not shown.")
+    return notes
+
+
 def _table(revisions: Sequence[Revision], direction: str, method: str) -> tuple[Table | None, list[str]]:
     """The table, None where no revision has the method, and what is to be noted about it."""
     scores = [_scores(revision, direction, method) for revision in revisions]
@@ -147,8 +162,9 @@ def _table(revisions: Sequence[Revision], direction: str, method: str) -> tuple[
         return None, []
     notes = []
     for revision, own in zip(revisions, scores, strict=True):
-        if missing := [f"{ratio:g}" for ratio in ratios if ratio not in own]:
-            notes.append(f"{revision.name} has no ratio {', '.join(missing) if own else 'at all'}.")
+        missing = [f"{ratio:g}" for ratio in ratios if ratio not in own]
+        if own and missing:  # without any, the method or metric itself is missing, which `_unlike` says
+            notes.append(f"{revision.name} has no ratio {', '.join(missing)}.")
     common = [ratio for ratio in ratios if all(ratio in own for own in scores)]
     spans: list[tuple[str, tuple[float, ...]]] = [(f"{ratio:g}", (ratio,)) for ratio in ratios]
     if len(common) > 1:

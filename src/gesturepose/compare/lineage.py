@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Final
 
-from gesturepose.compare.snapshots import Files, dvc_md5
+from gesturepose.compare.snapshots import Files, dvc_md5, folder_md5
 from gesturepose.provenance import CODE_FOLDERS
 
 _ABSENT: Final = object()
@@ -27,14 +28,30 @@ class Lineage:
 
 
 def read_lineage(
-    locks: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any], files: Files, *, results: Sequence[str]
+    locks: Mapping[str, Mapping[str, Any]],
+    pipelines: Mapping[str, Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    files: Files,
+    *,
+    results: Sequence[str],
+    listed: Callable[[str], Mapping[str, str] | None],
 ) -> Lineage:
     """Walk from the stages that write `results` upward through the locks, and hold them against the revision's files.
 
-    Stages that no longer lead there, such as the cells of a ratio that was taken out, stay in a lock and do not count.
+    What DVC keeps in a lock though dvc.yaml has it no more, such as the cells of a ratio that was taken out, does not
+    count.
+
+    Args:
+        locks: the contents of the dvc.lock files, and `pipelines` those of the dvc.yaml files, in the same order.
+        settings: params.yaml.
+        listed: the sums of the files in an out that is a folder, by their paths in it, from its own sum; None where
+            DVC's cache does not have it.
     """
     stages = [
-        (f"{name.split('@')[0]}", entry) for lock in locks.values() for name, entry in lock.get("stages", {}).items()
+        (name.split("@")[0], entry)
+        for lock, pipeline in zip(locks.values(), pipelines.values(), strict=True)
+        for name, entry in lock.get("stages", {}).items()
+        if _is_live(name, pipeline.get("stages") or {}, settings)
     ]
     writers = [index for index, (_, entry) in enumerate(stages) if _paths(entry, "outs") & set(results)]
     if not writers:
@@ -61,7 +78,8 @@ def read_lineage(
         if sums != {dvc_md5(files, path)}:
             changed[path] |= users[path]
     for path, sums in other.items():
-        if path in outs and sums != {str(outs[path])}:
+        written = _written(path, outs, listed)
+        if written is not None and sums != {written}:
             changed[path] |= users[path]
     sentences = [f"{what} is not what {_listed(groups)} ran with" for what, groups in sorted(changed.items())]
     present = files.read(results)
@@ -84,6 +102,37 @@ def _upstream(stages: Sequence[tuple[str, Mapping[str, Any]]], start: Iterable[i
             # A dependency may be an output, lie in one, or be a folder of several.
             waiting += [found for out, found in writer.items() if _nested(out, path)]
     return reached
+
+
+def _is_live(name: str, stages: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """Whether dvc.yaml still has the stage `name` of a lock, which may be a cell of a matrix, such as cell@0.15-2."""
+    group, _, cell = name.partition("@")
+    if group not in stages:
+        return False
+    matrix = stages[group].get("matrix") if isinstance(stages[group], Mapping) else None
+    if not isinstance(matrix, Mapping):
+        return True
+    axes = []
+    for values in matrix.values():
+        if isinstance(values, str):  # ${weak.ratios}
+            values = _lookup(settings, values.strip().removeprefix("${").removesuffix("}").strip())
+        if not isinstance(values, list):
+            return True  # what only DVC can tell counts
+        axes.append([str(value) for value in values])
+    return cell in {"-".join(values) for values in product(*axes)}
+
+
+def _written(path: str, outs: Mapping[str, Any], listed: Callable[[str], Mapping[str, str] | None]) -> str | None:
+    """The sum that a dependency has by the outs of the stages before: itself, a folder of outs, or a file in one."""
+    if path in outs:
+        return str(outs[path])
+    below = {out.removeprefix(f"{path}/"): str(md5) for out, md5 in outs.items() if out.startswith(f"{path}/")}
+    if below:
+        return None if any(md5.endswith(".dir") for md5 in below.values()) else folder_md5(below)
+    for out, md5 in outs.items():
+        if path.startswith(f"{out}/") and (files := listed(str(md5))) is not None:
+            return files.get(path.removeprefix(f"{out}/"), "absent")
+    return None
 
 
 def _nested(one: str, other: str) -> bool:

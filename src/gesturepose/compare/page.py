@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gesturepose.checkpoint import write_atomically
@@ -18,7 +18,7 @@ from gesturepose.result_page import result_environment
 from gesturepose.structures import SYNTHETIC_NAME
 from gesturepose.tracking import find_trained, log_comparison
 from gesturepose.tracking.store import open_store
-from gesturepose.wording import ENOUGH_SEEDS, p_value, points, verdict
+from gesturepose.wording import ENOUGH_SEEDS, mcnemar_text, p_value, points, verdict
 
 PAGE, FIGURE = "index.html", "curves.png"
 
@@ -86,6 +86,7 @@ def render_page(comparison: Comparison, png: bytes, addresses: Mapping[str, str]
         links=lambda revision, table, ratio: _links(revision, table, ratio, addresses),
         score_text=score_text,
         gain_text=gain_text,
+        mcnemar_of=lambda gain: _mcnemar_of(gain, comparison.revisions[0].name),
     )
 
 
@@ -137,6 +138,11 @@ def gain_text(gain: Gain) -> str:
     end = verdict(difference.value, significant=gain.significant, seeds=difference.seeds)
     interval = f"{points(difference.low)} to {points(difference.high)}"
     return f"{points(difference.value)} points ({interval}), {p_value(gain.p_adjusted)}, {end}"
+
+
+def _mcnemar_of(gain: Gain, first: str) -> str:
+    assert gain.mcnemar is not None
+    return mcnemar_text(asdict(gain.mcnemar), gain.mcnemar_adjusted, other=first, level=1 - CONFIDENCE)
 
 
 def describe_data(revision: Revision) -> str:

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ import pandas as pd
 import yaml
 
 from gesturepose.compare.lineage import Lineage, read_lineage
-from gesturepose.compare.snapshots import CommitFiles, Files, WorkspaceFiles, git, read_from_dvc
+from gesturepose.compare.snapshots import CommitFiles, Files, WorkspaceFiles, git, listed_in_cache, read_from_dvc
 from gesturepose.errors import InputError
 from gesturepose.params import flatten
 
@@ -32,7 +33,8 @@ SEED_MEAN: Final = "reports/weak/seed_mean.csv"
 CELLS: Final = "reports/weak/cells.csv"
 METRICS: Final = "reports/weak/metrics.json"
 PARAMS: Final = "params.yaml"
-LOCKS: Final = ("pipelines/weak/dvc.lock", "dvc.lock")
+PIPELINES: Final = (PIPELINE, "dvc.yaml")
+LOCKS: Final = tuple(f"{path.removesuffix('yaml')}lock" for path in PIPELINES)
 _NUMBERS: Final = {  # columns that have to be numbers; the others are text
     CURVES: ("ratio", "seed", "value"),
     PER_VIDEO: ("ratio", "seed", "joints", "hits_30", "correct"),
@@ -122,12 +124,14 @@ def _read(name: str, commit: str | None, root: Path) -> Revision:
     files: Files = WorkspaceFiles(root) if commit is None else CommitFiles(root, commit)
     described = (git(root, "log", "-1", "--format=%H%x00%s", commit or "HEAD") or b"\0").decode(errors="replace")
     sha, _, subject = described.strip().partition("\0")
-    fixed = files.read([CURVES, PER_VIDEO, SEED_MEAN, CELLS, METRICS, PARAMS, *LOCKS])
+    fixed = files.read([CURVES, PER_VIDEO, SEED_MEAN, CELLS, METRICS, PARAMS, *LOCKS, *PIPELINES])
     settings = _yaml(fixed.get(PARAMS, b""), PARAMS, name)
     locks = {path: _yaml(fixed.get(path, b""), path, name) for path in LOCKS}
+    pipelines = {path: _yaml(fixed.get(path, b""), path, name) for path in PIPELINES}
     for path in (CURVES, PER_VIDEO, SEED_MEAN, CELLS, METRICS):
         if path not in fixed:
-            fixed[path] = _read_cached(path, locks, name, commit, root)
+            cached = path not in _uncached(pipelines[PIPELINE])
+            fixed[path] = _read_cached(path, locks, name, commit, root, cached=cached)
     tables = {path: _table(fixed[path], path, name) for path in _NUMBERS}
     return Revision(
         name=name,
@@ -139,18 +143,42 @@ def _read(name: str, commit: str | None, root: Path) -> Revision:
         cells=tables[CELLS],
         data=_data(fixed[METRICS], name),
         params=dict(flatten(settings)),
-        lineage=read_lineage(locks, settings, files, results=(CURVES, PER_VIDEO, SEED_MEAN, CELLS, METRICS)),
+        lineage=read_lineage(
+            locks,
+            pipelines,
+            settings,
+            files,
+            results=(CURVES, PER_VIDEO, SEED_MEAN, CELLS, METRICS),
+            listed=partial(listed_in_cache, root),
+        ),
     )
 
 
-def _read_cached(path: str, locks: Mapping[str, Any], name: str, commit: str | None, root: Path) -> bytes:
-    """A file that git does not keep: from DVC, if a dvc.lock of the revision knows it."""
+def _uncached(pipeline: Mapping[str, Any]) -> set[str]:
+    """The outs of a dvc.yaml that git keeps and DVC's cache does not."""
+    found = set()
+    for stage in (pipeline.get("stages") or {}).values():
+        for kind in ("outs", "metrics", "plots"):
+            for out in stage.get(kind) or ():
+                if isinstance(out, dict):
+                    found |= {path for path, options in out.items() if (options or {}).get("cache") is False}
+    return found
+
+
+def _read_cached(
+    path: str, locks: Mapping[str, Any], name: str, commit: str | None, root: Path, *, cached: bool
+) -> bytes:
+    """A file that git does not have: from DVC, if a dvc.lock of the revision knows it and DVC keeps it."""
     outs = [
         out for lock in locks.values() for stage in lock.get("stages", {}).values() for out in stage.get("outs", ())
     ]
     md5 = next((out.get("md5") for out in outs if out["path"] == path), None)
     if md5 is None:
         raise InputError(f"the revision {name} has no {path}", hint=_MAKE)
+    if not cached:
+        in_git = commit is None and git(root, "cat-file", "-e", f"HEAD:./{path}") is not None
+        bring = f"Bring it back: `git checkout HEAD -- {path}`." if in_git else f"It belongs in git. {_MAKE}"
+        raise InputError(f"{path} of the revision {name} is not there, though dvc.lock knows it", hint=bring)
     if commit is None:
         raise InputError(
             f"is not there, though dvc.lock knows it (md5 {md5})", file=path, hint=f"Bring it back: `dvc pull {path}`."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -66,19 +66,34 @@ class WorkspaceFiles:
 
 
 def dvc_md5(files: Files, path: str) -> str | None:
-    """The sum that DVC would write into dvc.lock for a file or folder; None where there is none.
-
-    A folder's is the md5 of the JSON list of its files' sums, by path, with `.dir` after it (dvc_data.hashfile.tree).
-    """
+    """The sum that DVC would write into dvc.lock for a file or folder; None where there is none."""
     names = files.below(path)
     sums = {name: hashlib.md5(content).hexdigest() for name, content in files.read(names).items()}
     if path in sums:
         return sums[path]
     if not sums:
         return None
-    relative = {name.removeprefix(f"{path}/"): value for name, value in sums.items()}
-    entries = [{"md5": relative[name], "relpath": name} for name in sorted(relative)]
+    return folder_md5({name.removeprefix(f"{path}/"): value for name, value in sums.items()})
+
+
+def folder_md5(sums: Mapping[str, str]) -> str:
+    """DVC's sum of a folder, from those of its files by their paths in it.
+
+    The md5 of the JSON list of both, by path, with `.dir` after it (dvc_data.hashfile.tree).
+    """
+    entries = [{"md5": sums[name], "relpath": name} for name in sorted(sums)]
     return hashlib.md5(json.dumps(entries).encode()).hexdigest() + ".dir"
+
+
+def listed_in_cache(root: Path, md5: str) -> dict[str, str] | None:
+    """The sums of a folder's files by their paths in it, as DVC's cache keeps them under the folder's sum `md5`."""
+    shared = git(root, "config", "--file", ".dvc/config", "cache.dir")
+    cache = (root / ".dvc" / shared.decode().strip()) if shared else root / ".dvc" / "cache"
+    try:
+        entries = json.loads((cache / "files" / "md5" / md5[:2] / md5[2:]).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return {entry["relpath"]: entry["md5"] for entry in entries}
 
 
 def read_from_dvc(root: Path, commit: str, path: str) -> bytes | None:

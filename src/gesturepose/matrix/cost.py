@@ -33,6 +33,7 @@ class Training:
     network: Literal["trunk", "whole"]
     steps: tuple[str, ...]  # they add up
     clips_per_batch: tuple[str, ...]  # they too
+    segments: str
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,6 @@ class Cells:
     """What is known of a nested pipeline beyond its dvc.yaml; the values are keys of params.yaml."""
 
     threads: str
-    segments: str
     trainings: Mapping[str, Training]  # by the stage's name without the cell
 
 
@@ -53,29 +53,30 @@ _ROW_CLIPS = ("ablation.clips_per_batch",)
 CELLS: Mapping[str, Cells] = {
     "weak": Cells(
         threads="weak.threads",
-        segments="weak.segments",
         trainings={
-            "finetune": Training("trunk", _FINETUNE, _LABELLED),
-            "finetune_all": Training("trunk", _FINETUNE, _LABELLED),
-            "pose_baseline": Training("whole", _TRAIN, _LABELLED),
-            "pose_weak": Training("whole", _TRAIN, _ALL_CLIPS),
-            "pose_teacher": Training("whole", _TRAIN, _ALL_CLIPS),  # the teacher's own forward passes come on top
-            "gesture_weak": Training("whole", _TRAIN, _ALL_CLIPS),
-            "gesture_baseline": Training("whole", _TRAIN + _FINETUNE, _LABELLED),  # see weak.weak_training
+            "finetune": Training("trunk", _FINETUNE, _LABELLED, "weak.segments"),
+            "finetune_all": Training("trunk", _FINETUNE, _LABELLED, "weak.segments"),
+            "pose_baseline": Training("whole", _TRAIN, _LABELLED, "weak.segments"),
+            "pose_weak": Training("whole", _TRAIN, _ALL_CLIPS, "weak.segments"),
+            # the teacher's own forward passes come on top
+            "pose_teacher": Training("whole", _TRAIN, _ALL_CLIPS, "weak.segments"),
+            "gesture_weak": Training("whole", _TRAIN, _ALL_CLIPS, "weak.segments"),
+            # see weak.weak_training
+            "gesture_baseline": Training("whole", _TRAIN + _FINETUNE, _LABELLED, "weak.segments"),
         },
     ),
     # The rows differ: five iterations take longer than one. What is measured is the network of params.yaml.
     "ablation": Cells(
         threads="ablation.threads",
-        segments="ablation.segments",
         trainings={
-            "finetune": Training("trunk", _FINETUNE, _LABELLED),
-            "cell": Training("whole", _ROW, _ROW_CLIPS),
-            "cell_crop": Training("whole", _ROW, _ROW_CLIPS),
-            # An LSTM alone is done much sooner: until a run says how soon, this is an upper bound.
-            "reference": Training("trunk", _ROW, _ROW_CLIPS),
-            "reference_pose": Training("trunk", _ROW, _ROW_CLIPS),
-            "reference_flow": Training("trunk", _ROW + _FINETUNE, _ROW_CLIPS),  # see references.cells
+            "finetune": Training("trunk", _FINETUNE, _LABELLED, "weak.segments"),  # as section weak says
+            "cell": Training("whole", _ROW, _ROW_CLIPS, "ablation.segments"),
+            "cell_crop": Training("whole", _ROW, _ROW_CLIPS, "ablation.segments"),
+            # An LSTM alone is done much sooner, the colour stream later: it is what runs say that counts.
+            "reference": Training("trunk", _ROW, _ROW_CLIPS, "ablation.segments"),
+            "reference_pose": Training("trunk", _ROW, _ROW_CLIPS, "ablation.segments"),
+            # see references.cells
+            "reference_flow": Training("trunk", _ROW + _FINETUNE, _ROW_CLIPS, "ablation.segments"),
         },
     ),
 }
@@ -264,7 +265,7 @@ def _question(training: Training, cells: Cells, values: Values, *, measure: bool
     return {
         "network": training.network,
         "clips_per_batch": sum(value_of(values, key) for key in training.clips_per_batch),
-        "segments": value_of(values, cells.segments),
+        "segments": value_of(values, training.segments),
         "threads": value_of(values, cells.threads),
         "measure": measure,
     }
