@@ -177,6 +177,38 @@ def matrix(
 
 
 @app.command()
+def search(
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="in all; default: search.trials", show_default=False)
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="trials at once; default: one a GPU, or as many as the cores bear", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Search settings with Optuna, on the validation videos; the same command goes on after an interruption."""
+    from gesturepose.search.runner import run_search
+
+    raise typer.Exit(run_search(trials=trials, workers=workers))
+
+
+@app.command()
+def promote(
+    study: str,
+    trial: Annotated[int | None, typer.Option(min=0, help="default: the best", show_default=False)] = None,
+    dirty: Annotated[bool, typer.Option("--dirty", help="though params.yaml has uncommitted changes")] = False,
+    other: Annotated[bool, typer.Option("--other", help="though the study is of other data, code or settings")] = False,
+) -> None:
+    """Write a trial's settings into params.yaml; `dvc repro` then trains exactly that."""
+    from gesturepose.search.promote import promote as write_settings
+
+    for line in write_settings(study, trial, dirty=dirty, other=other):
+        print(line)
+
+
+@app.command()
 def doctor(
     reap: Annotated[bool, typer.Option(help="end runs whose process is gone")] = False,
 ) -> None:

@@ -85,3 +85,26 @@ def ending_with(other: psutil.Process | None) -> Iterator[None]:
     finally:
         left.set()
         watcher.join()
+
+
+@contextmanager
+def signals_noted() -> Iterator[list[signal.Signals]]:
+    """The signals that have come, Ctrl-C included, instead of their effect."""
+    received: list[signal.Signals] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(signal.Signals(number))
+
+    # What is ignored on purpose (nohup's SIGHUP) stays so.
+    before = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGINT, *_STOPS)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -17,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -28,6 +26,7 @@ from gesturepose.matrix.plan import Plan, PlannedStage, find_nested, make_plan
 from gesturepose.params import PARAMS_FILE, RuntimeSettings, flatten, load_params
 from gesturepose.processes import RUNNER_VARIABLE, Runner, end_marked, runner_mark
 from gesturepose.provenance import project_root
+from gesturepose.signals import signals_noted
 from gesturepose.tracking import FOLDER, finished_stages
 
 if TYPE_CHECKING:
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 _POLL_S = 0.1
 _TAIL = 25  # lines
 _END_LIMIT_S = 120.0
-_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _NOTHING_DONE = ("didn't change, skipping", "is cached - skipping run")
 
 
@@ -117,7 +115,7 @@ def _run(plan: Plan, places: Sequence[str | None], root: Path, mark: str) -> int
     unfinished = set(waiting)
     running: list[_Running] = []
     failed: list[PlannedStage] = []
-    with _signals_noted() as received, _bar(len(waiting)) as bar:
+    with signals_noted() as received, _bar(len(waiting)) as bar:
         while running or (waiting and not failed):
             if received:
                 bar.write(f"{received[0].name}: {len(running)} running stages are told to end")
@@ -209,25 +207,6 @@ def _tail(log: Path) -> str:
 def _bar(stages: int) -> tqdm[Any]:
     """With the time that is left, on a terminal."""
     return tqdm(total=stages, desc="stages", unit="stage", disable=None)
-
-
-@contextmanager
-def _signals_noted() -> Iterator[list[signal.Signals]]:
-    """The signals that have come, instead of their effect."""
-    received: list[signal.Signals] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        received.append(signal.Signals(number))
-
-    # What is ignored on purpose (nohup's SIGHUP) stays so.
-    before = {number: signal.getsignal(number) for number in _STOPS if signal.getsignal(number) is not signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def label_cost(params: Params) -> float:
     return (params.labels.pose + params.labels.gesture) / 2
 
 
-def _stored(choice: object) -> None | bool | int | float | str:
+def _stored(choice: object) -> bool | int | float | str | None:
     """A choice as Optuna's storages can hold it."""
     if choice is None or isinstance(choice, (bool, int, float, str)):
         return choice

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import optuna
 from filelock import FileLock
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from sqlalchemy.exc import SQLAlchemyError
@@ -23,6 +24,7 @@ from gesturepose.tracking.store import store_root
 VARIABLE = "OPTUNA_STORAGE"
 _JOURNAL = "studies.journal"
 _REACH_S = 10
+STORAGE_ERRORS = (SQLAlchemyError, StorageInternalError, ImportError, OSError)
 
 
 class Journal(JournalFileBackend):
@@ -91,7 +93,7 @@ def open_storage() -> BaseStorage:
             if name.startswith("postgresql"):
                 options = {**options, "connect_args": {"connect_timeout": _REACH_S}}
             return optuna.storages.RDBStorage(name, engine_kwargs=dict(options))
-        except (SQLAlchemyError, ImportError, OSError, ValueError, RuntimeError) as error:
+        except (*STORAGE_ERRORS, ValueError) as error:
             raise storage_error(error) from error
 
 

@@ -62,7 +62,7 @@ def reap_dead_runs(store: Store | None = None) -> list[str]:
     """End `dead_runs` as KILLED.
 
     Returns:
-        The ids of the ended stage runs and of the executions that were settled.
+        The ids of the ended runs of stages, studies and trials, and of the executions that were settled.
     """
     store = store or open_store()
     ended: list[str] = []
@@ -70,6 +70,10 @@ def reap_dead_runs(store: Store | None = None) -> list[str]:
         with store.lock:
             parents: dict[str, None] = {}
             for run in dead_runs(store):
+                if run.data.tags.get("gesturepose.kind") in ("study", "trial"):  # a search settles its own
+                    store.client.set_terminated(run.info.run_id, "KILLED")
+                    ended.append(run.info.run_id)
+                    continue
                 parent_id = run.data.tags.get(PARENT)
                 if parent_id is not None:
                     store.tag(run.info.run_id, {"gesturepose.error": "the process ended without a word"})

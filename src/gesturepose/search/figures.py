@@ -1,0 +1,88 @@
+"""A study's figures: Optuna's own, as pictures and as one page that can be turned and read point by point."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, Final
+
+import optuna
+import optuna.visualization as interactive
+import optuna.visualization.matplotlib as pictures
+from matplotlib.figure import Figure
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from gesturepose.plots import figure_png
+from gesturepose.search.study import SCORES
+
+CAPTIONS: Final = {
+    "history": "The value of each trial, in the order in which they began, and the best so far.",
+    "importances": "How much of the spread of the values each setting explains (PED-ANOVA), over complete trials.",
+    "parallel": "Each line is a trial, from setting to setting; darker ones are better.",
+    "slices": "The value against each setting by itself.",
+    "front": "Each trial's objectives; no trial is better in all of them than one on the front.",
+    "curves": "The value after each epoch. Lines that end early were pruned.",
+}
+_LEAST = 3  # complete trials, below which importances and slices show nothing
+
+
+def names_of(study: Study, complete: int) -> list[str]:
+    """Which figures there are."""
+    names = ["history"]
+    if complete >= _LEAST:
+        names += ["importances", "parallel", "slices"]
+    if len(study.directions) > 1:
+        names.append("front")
+    else:
+        names.append("curves")
+    return names
+
+
+def png_figures(study: Study, names: list[str]) -> dict[str, bytes]:
+    """Each figure as PNG; equal studies give equal bytes."""
+    found = {}
+    for name in names:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            drawn = _drawn(study, name, pictures)
+        axes = drawn if not hasattr(drawn, "flat") else drawn.flat[0]
+        figure: Figure = axes.figure
+        figure.set_size_inches(9.0 if name != "slices" else 3.0 * len(figure.axes), 4.5)
+        figure.tight_layout()
+        found[name] = figure_png(figure)
+    return found
+
+
+def interactive_page(study: Study, names: list[str]) -> str:
+    """All figures on one page with the plotting library in it, so that it fetches nothing."""
+    parts: list[str] = []
+    for name in names:
+        figure = _drawn(study, name, interactive)
+        parts.append(figure.to_html(full_html=False, include_plotlyjs=not parts, div_id=name))
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>gesturepose: '
+        f"{study.study_name}</title></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
+    )
+
+
+def target_of(study: Study) -> Callable[[FrozenTrial], float] | None:
+    """What to draw where a study's own value is not the one that counts: the declared value."""
+    if len(study.directions) == 1 and study.direction is optuna.study.StudyDirection.MAXIMIZE:
+        return None
+    return lambda trial: float(trial.user_attrs[SCORES]["value"])
+
+
+def _drawn(study: Study, name: str, kind: Any) -> Any:
+    target, label = target_of(study), "value"
+    if name == "history":
+        return kind.plot_optimization_history(study, target=target, target_name=label)
+    if name == "importances":
+        return kind.plot_param_importances(study, target=target, target_name=label)
+    if name == "parallel":
+        return kind.plot_parallel_coordinate(study, target=target, target_name=label)
+    if name == "slices":
+        return kind.plot_slice(study, target=target, target_name=label)
+    if name == "curves":
+        return kind.plot_intermediate_values(study)
+    return kind.plot_pareto_front(study)

@@ -1,0 +1,183 @@
+"""What a study found: tables, figures and a page, from its storage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import optuna
+import pandas as pd
+from optuna.trial import FrozenTrial, TrialState
+
+from gesturepose.checkpoint import write_atomically
+from gesturepose.data.prepared import PreparedData
+from gesturepose.page import FigureFile
+from gesturepose.result_page import result_environment
+from gesturepose.search.figures import CAPTIONS, interactive_page, names_of, png_figures, target_of
+from gesturepose.search.pruning import curve_of, replay
+from gesturepose.search.study import (
+    ERROR,
+    FACTS,
+    REQUEUED,
+    SCORES,
+    SETTINGS,
+    Search,
+    best_trials,
+    complete_trials,
+    metric_names,
+    progress,
+)
+from gesturepose.structures import SYNTHETIC_NAME
+
+ORDERS: Final = 500  # of the replay
+_LEAST = 5  # whole trials that a replay wants
+_DECIMALS = 6
+
+
+def write_report(search: Search, data: PreparedData, folder: Path) -> list[Path]:
+    """Write trials.csv, metrics.json, the figures and index.html; equal studies give equal bytes.
+
+    Returns:
+        The files.
+    """
+    table = trials_table(search)
+    found = metrics_of(search, data)
+    names = names_of(search.study, len(complete_trials(search)))
+    figures = png_figures(search.study, names)
+    page = _page(search, data, table, found, figures)
+    contents = {
+        "trials.csv": table.to_csv(index=False, lineterminator="\n").encode(),
+        "metrics.json": (json.dumps(found, indent=1) + "\n").encode(),
+        "index.html": page.encode(),
+        "plots.html": interactive_page(search.study, names).encode(),
+        **{f"{name}.png": png for name, png in figures.items()},
+    }
+    for name, content in contents.items():
+        write_atomically(folder / name, content)
+    return [folder / name for name in contents]
+
+
+def trials_table(search: Search) -> pd.DataFrame:
+    """A row a trial: number, state, epochs, accuracy, pck_30, value, label_cost, then what it tried."""
+    rows = []
+    for trial in search.study.get_trials(deepcopy=False):
+        state = "KILLED" if trial.user_attrs.get(REQUEUED) else trial.state.name
+        scores = trial.user_attrs.get(SCORES, {})
+        row: dict[str, Any] = {"number": trial.number, "state": state, "epochs": len(curve_of(trial))}
+        row |= {name: scores.get(name) for name in ("accuracy", "pck_30", "value", "label_cost")}
+        settings = trial.user_attrs.get(SETTINGS, {})
+        row |= {
+            key: json.dumps(value) if isinstance(value, list) else value
+            for key, value in settings.items()
+            if key in search.params.search.space
+        }
+        rows.append(row)
+    return pd.DataFrame(rows).round(_DECIMALS)
+
+
+def metrics_of(search: Search, data: PreparedData) -> dict[str, Any]:
+    """metrics.json: the data, the best trials, importances and, where the study has whole trials, the replay."""
+    settings = search.params.search
+    now = progress(search)
+    found: dict[str, Any] = {
+        "data": {"name": data.name, "fingerprint": data.fingerprint, "videos": len(data.split("validation"))},
+        "study": {"name": search.name, "objective": settings.objective, "trials": now.done, "failed": now.failed},
+        "best": [
+            {"trial": trial.number, **trial.user_attrs[SCORES], "settings": trial.user_attrs[SETTINGS]}
+            for trial in best_trials(search)
+        ],
+        "importances": importances(search),
+    }
+    curves = [curve_of(trial) for trial in complete_trials(search)]
+    trained = [
+        curve_of(trial) for trial in search.study.get_trials(deepcopy=False) if not trial.user_attrs.get(REQUEUED)
+    ]
+    epochs = max((max(curve) for curve in trained if curve), default=0)
+    found["epochs"] = {"trained": sum(map(len, trained)), "of": epochs * sum(bool(curve) for curve in trained)}
+    whole = now.states.get("PRUNED", 0) == 0 and len(curves) >= _LEAST
+    if whole:
+        found["replay"] = {}
+        for pruner in ("median", "hyperband"):
+            replayed = replay(curves, settings.model_copy(update={"pruner": pruner}), orders=ORDERS, seed=settings.seed)
+            found["replay"][pruner] = {
+                name: dict(
+                    zip(("mean", "low", "high"), (float(values.mean()), *replayed.interval(values)), strict=True)
+                )
+                for name, values in (("saved", replayed.saved), ("regret", replayed.regret))
+            }
+    return _rounded(found)
+
+
+def importances(search: Search) -> dict[str, float]:
+    """Of each setting, by Optuna's default evaluator; empty where there are too few trials, or all values are equal."""
+    if len(complete_trials(search)) < 3:
+        return {}
+    try:
+        found = optuna.importance.get_param_importances(search.study, target=target_of(search.study))
+    except (RuntimeError, ValueError):
+        return {}
+    return {name: float(value) for name, value in found.items()}
+
+
+def best_values(search: Search) -> dict[str, float]:
+    """Metrics of the study's run: of the best trial by the declared value, and counts."""
+    now = progress(search)
+    values = {"trials/done": float(now.done), "trials/failed": float(now.failed)}
+    if best := best_by_value(search):
+        values |= {f"best/{name}": float(value) for name, value in best.user_attrs[SCORES].items()}
+        values["best/trial"] = float(best.number)
+    return values
+
+
+def best_by_value(search: Search) -> FrozenTrial | None:
+    """Of `best_trials` the one with the highest declared value."""
+    return max(best_trials(search), key=lambda trial: trial.user_attrs[SCORES]["value"], default=None)
+
+
+def best_words(search: Search) -> str:
+    """best trial 7: value 0.412 (accuracy 0.500, PCK@30 0.324)"""
+    best = best_by_value(search)
+    if best is None:
+        return "no trial holds what it has to" if complete_trials(search) else "no trial is complete"
+    scores = best.user_attrs[SCORES]
+    cost = f", label cost {scores['label_cost']:.3f}" if search.params.search.objective != "value" else ""
+    return (
+        f"best trial {best.number}: value {scores['value']:.3f} (accuracy {scores['accuracy']:.3f}, "
+        f"PCK@30 {scores['pck_30']:.3f}{cost})"
+    )
+
+
+def _page(
+    search: Search, data: PreparedData, table: pd.DataFrame, found: Mapping[str, Any], figures: Mapping[str, bytes]
+) -> str:
+    return (
+        result_environment()
+        .get_template("search.html.j2")
+        .render(
+            name=search.name,
+            search=search.params.search,
+            found=found,
+            best=best_words(search),
+            names=metric_names(search.params),
+            table=table.astype(object).where(table.notna(), None).to_dict("records"),
+            columns=list(table.columns),
+            figures=[FigureFile(name.capitalize(), CAPTIONS[name], png) for name, png in figures.items()],
+            synthetic=data.name == SYNTHETIC_NAME,
+            facts=search.study.user_attrs[FACTS],
+            errors=[
+                (trial.number, str(trial.user_attrs[ERROR]).splitlines()[-1])
+                for trial in search.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+                if ERROR in trial.user_attrs
+            ],
+        )
+    )
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, _DECIMALS)
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,167 @@
+"""A search: starts workers, keeps account of their trials, and ends with every one of them accounted for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import Popen
+from typing import Any
+
+from tqdm import tqdm
+
+from gesturepose.data.prepared import PreparedData
+from gesturepose.errors import InputError
+from gesturepose.matrix.runner import job_places
+from gesturepose.params import load_params
+from gesturepose.processes import RUNNER_VARIABLE, end_marked, runner_mark
+from gesturepose.provenance import project_root
+from gesturepose.search.report import best_values, best_words, write_report
+from gesturepose.search.storage import host_lock, shown_name
+from gesturepose.search.study import ERROR, Search, complete_trials, ended_trials, open_study, progress, requeue_dead
+from gesturepose.search.worker import PREPARED
+from gesturepose.signals import signals_noted
+from gesturepose.tracking import FOLDER
+from gesturepose.tracking.store import store_root
+from gesturepose.tracking.studies import close_study_run, open_study_run, settle_trials
+
+_POLL_S = 0.5
+_HOPELESS = 3  # trials that fail before any succeeds
+
+
+@dataclass
+class _Worker:
+    process: Popen[bytes]
+    place: int
+    log: Path
+
+
+def run_search(*, trials: int | None, workers: int | None, report: Path | None = None, warm: bool = True) -> int:
+    """Train trials until the study of the present settings, data and code has `trials` of them; then write its page.
+
+    Args:
+        trials: in all, those of earlier calls included; None takes `search.trials`.
+        workers: at once; None one a GPU, or as many as the cores bear.
+        report: a folder for the page; None one below .gesturepose/studies.
+        warm: see `open_study`.
+
+    Returns:
+        The exit code: 0; 1 where trials are missing; 128 and the signal's number after Ctrl-C, SIGTERM or SIGHUP.
+
+    Raises:
+        InputError: no prepared data, no storage, or no trial can be trained.
+    """
+    root = project_root()
+    os.chdir(root)  # workers read its data
+    params = load_params()
+    if trials is not None:
+        params = params.model_copy(update={"search": params.search.model_copy(update={"trials": trials})})
+    data = PreparedData.open(PREPARED)
+    search = open_study(params, data, root, warm=warm)
+    places = job_places(params.runtime, params.search.threads, workers)
+    parent = open_study_run(
+        search.name,
+        {"search": params.search.model_dump(mode="json")},
+        {"gesturepose.storage": shown_name(), "gesturepose.data": data.fingerprint},
+    )
+    print(f"study {search.name} in {shown_name()}\nMLflow run {parent}", flush=True)
+    code, status = 1, "FAILED"
+    try:
+        code = _work(search, places, root, parent)
+        status = "FINISHED" if code == 0 else "KILLED"
+    finally:
+        settle_trials(parent, search.name, ended_trials(search))
+        files = []
+        if complete_trials(search):
+            folder = report or store_root() / FOLDER / "studies" / search.name
+            files = write_report(search, data, folder)
+            print(f"{best_words(search)}\n{folder / 'index.html'}")
+        close_study_run(parent, status, best_values(search), files)
+    now = progress(search)
+    states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(now.states.items()))
+    print(f"{now.done} of {search.total} trials: {states}")
+    if code:
+        print("the same command goes on from here; a trial that was cut off, from its last epoch")
+    best = "best-trials" if len(search.study.directions) > 1 else "best-trial"
+    print(f"`optuna {best} --study-name {search.name} --storage {shown_name()}`", flush=True)
+    return code
+
+
+def _work(search: Search, places: Sequence[str | None], root: Path, parent: str) -> int:
+    mark = runner_mark(f"search {search.name}")
+    live: list[_Worker] = []
+    begun = 0
+    with signals_noted() as received, _bar(search) as bar:
+        try:
+            while not received:
+                with host_lock():
+                    requeue_dead(search)
+                now = progress(search)
+                _show(bar, search, now.done)
+                for worker in [worker for worker in live if worker.process.poll() is not None]:
+                    live.remove(worker)
+                    if worker.process.returncode > 0:
+                        raise InputError(f"a worker failed; the end of {worker.log}:\n{_tail(worker.log)}")
+                if now.failed >= _HOPELESS and now.failed == now.done:
+                    raise InputError(f"no trial can be trained; the last one said:\n{_last_error(search)}")
+                wanted = min(len(places), search.total - now.done - now.running + len(live))
+                if now.done + now.running >= search.total and not live:
+                    return 0 if now.done >= search.total else 1  # the others run elsewhere
+                while len(live) < wanted:
+                    place = min(set(range(len(places))) - {worker.place for worker in live})
+                    live.append(_start(search, begun, place, places[place], root, parent, mark))
+                    begun += 1
+                time.sleep(_POLL_S)
+            bar.write(f"{received[0].name}: {len(live)} running trials are told to end")
+        finally:
+            end_marked(mark)
+            for worker in live:
+                worker.process.wait()
+            with host_lock():
+                requeue_dead(search)
+    return 128 + received[0]
+
+
+def _start(search: Search, number: int, place: int, gpu: str | None, root: Path, parent: str, mark: str) -> _Worker:
+    environment = os.environ | {RUNNER_VARIABLE: mark}
+    if gpu is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = gpu
+    log = root / FOLDER / "logs" / "search" / f"{search.name}-{os.getpid()}-{number}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gesturepose.search.worker", search.name, str(search.total), parent],
+            cwd=root,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a terminal's Ctrl-C is the search's alone
+        )
+    return _Worker(process, place, log)
+
+
+def _bar(search: Search) -> tqdm[Any]:
+    """With the best value, and the time that is left, on a terminal."""
+    done = progress(search).done
+    return tqdm(total=search.total, initial=min(done, search.total), desc="trials", unit="trial", disable=None)
+
+
+def _show(bar: tqdm[Any], search: Search, done: int) -> None:
+    if done > bar.n:
+        bar.update(done - bar.n)
+        bar.set_postfix_str(best_words(search))
+
+
+def _last_error(search: Search) -> str:
+    return str(
+        [trial.user_attrs[ERROR] for trial in search.study.get_trials(deepcopy=False) if ERROR in trial.user_attrs][-1]
+    )
+
+
+def _tail(log: Path, lines: int = 25) -> str:
+    return "\n".join(f"  {line}" for line in log.read_text(errors="replace").splitlines()[-lines:])

@@ -1,0 +1,38 @@
+"""`python -m gesturepose.search.worker STUDY TRIALS RUN`: trains trials of a study until it has all of them.
+
+A search starts as many of these as it may, each with threads or a GPU of its own, and ends them; one whose search has
+died ends itself.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psutil
+import typer
+
+from gesturepose.data.prepared import PreparedData
+from gesturepose.errors import InputError, exit_on_input_error
+from gesturepose.search.study import FACTS, load_search, next_trial
+from gesturepose.search.trial import run_trial
+from gesturepose.signals import ending_with
+
+PREPARED = Path("data/prepared")
+
+
+def main(study: str, trials: int, run: str) -> None:
+    search = load_search(study, trials=trials)
+    data = PreparedData.open(PREPARED)
+    if data.fingerprint != search.study.user_attrs[FACTS]["data"]:
+        raise InputError(
+            f"the study {study} is of other data", file=PREPARED, hint="`gesturepose search` begins one of this data."
+        )
+    with ending_with(psutil.Process(os.getppid())):
+        while (trial := next_trial(search)) is not None:
+            run_trial(search, trial, data, run)
+
+
+if __name__ == "__main__":
+    with exit_on_input_error():
+        typer.run(main)
