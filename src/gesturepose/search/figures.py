@@ -48,8 +48,7 @@ def png_figures(study: Study, names: list[str]) -> dict[str, bytes]:
             drawn = _drawn(study, name, pictures)
         axes = drawn if not hasattr(drawn, "flat") else drawn.flat[0]
         figure: Figure = axes.figure
-        figure.set_size_inches(9.0 if name != "slices" else 3.0 * len(figure.axes), 4.5)
-        figure.tight_layout()
+        figure.set_size_inches({"slices": 2.5 * len(figure.axes), "parallel": 16.0}.get(name, 9.0), 4.5)
         found[name] = figure_png(figure)
     return found
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +17,7 @@ from typing import Any, Final, Literal
 
 import optuna
 import psutil
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -130,7 +132,9 @@ def open_study(params: Params, data: PreparedData, root: Path, *, warm: bool = T
                 study = optuna.create_study(
                     study_name=name, storage=storage, directions=list(directions(params)), load_if_exists=True
                 )
-                study.set_metric_names(metric_names(params))
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", ExperimentalWarning)
+                    study.set_metric_names(metric_names(params))
                 study.set_user_attr(FACTS, facts)
                 study.set_user_attr(PARAMS, params.model_dump_json())
                 for values in _best_of_another(study, params) if warm else ():
