@@ -48,7 +48,9 @@ def test_every_kind_of_dimension_becomes_a_distribution_and_its_value_a_setting(
         fixed={"train.epochs": 7},
     )
     space = distributions(params)
-    assert isinstance(space["loss.heatmap"], optuna.distributions.FloatDistribution)  # though its bounds are written 1, 3
+    assert isinstance(
+        space["loss.heatmap"], optuna.distributions.FloatDistribution
+    )  # though its bounds are written 1, 3
     assert isinstance(space["network.iterations"], optuna.distributions.IntDistribution)
     assert space["loss.depth"].log and not space["loss.heatmap"].log
     trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=3)).ask(space)
@@ -127,7 +129,9 @@ def test_a_label_that_is_withheld_is_in_no_batch_and_every_batch_has_both_kinds_
             seen |= set(keys)
     assert len(seen & few) == len(few)
     tuned = finetuning(params, prepared, trunk)
-    assert {video.key for video in tuned.train_videos} == (few if kind == "pose" else {v.key for v in prepared.split("train")})
+    assert {video.key for video in tuned.train_videos} == (
+        few if kind == "pose" else {v.key for v in prepared.split("train")}
+    )
     assert label_cost(params) == pytest.approx(0.7)
 
 

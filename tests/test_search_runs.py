@@ -1,0 +1,261 @@
+"""`gesturepose search` and `promote` with real processes, a real journal, a real MLflow store, real DVC."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from gesturepose.params import load_params
+from test_dag import checkout, edit, run
+
+LIMIT_S = 240.0  # only for a process that hangs
+
+
+@pytest.fixture(scope="module")
+def prepared_project(tmp_path_factory):
+    """The `test` profile with its data prepared, and short trials."""
+    folder = checkout(tmp_path_factory.mktemp("search") / "project")
+    edit(folder / "params.yaml", "trials: 20", "trials: 4")
+    edit(folder / "params.yaml", "random_trials: 8", "random_trials: 2")
+    run("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qam", "short", cwd=folder)
+    run("dvc", "repro", "-q", "prepare", "backbone", cwd=folder)
+    return folder
+
+
+@pytest.fixture
+def project(prepared_project, tmp_path):
+    """A copy without any study."""
+    folder = tmp_path / "project"
+    shutil.copytree(prepared_project, folder, symlinks=True)
+    for name in ("studies.journal", "search", "studies", "mlflow.db"):
+        path = folder / ".gesturepose" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    return folder
+
+
+def study_of(folder):
+    """As Optuna's own tools open it."""
+    storage = JournalStorage(JournalFileBackend(str(folder / ".gesturepose/studies.journal")))
+    (name,) = optuna.get_all_study_names(storage)
+    return optuna.load_study(study_name=name, storage=storage)
+
+
+def runs_of(folder):
+    client = MlflowClient(f"sqlite:///{folder}/.gesturepose/mlflow.db")
+    experiment = client.get_experiment_by_name("gesturepose")
+    runs = client.search_runs([experiment.experiment_id], max_results=500)
+    of_kind = {kind: [r for r in runs if r.data.tags.get("gesturepose.kind") == kind] for kind in ("study", "trial")}
+    return client, of_kind["study"], {int(r.data.tags["gesturepose.trial"]): r for r in of_kind["trial"]}
+
+
+def start(folder, *arguments):
+    names = ("DVC_", "MLFLOW_", "OPTUNA_")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(names)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "gesturepose.cli", "search", *arguments],
+        cwd=folder,
+        env=environment | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for(condition):
+    begun = time.monotonic()
+    while not (found := condition()):
+        assert time.monotonic() - begun < LIMIT_S, "it hangs"
+        time.sleep(0.1)
+    return found
+
+
+def values(study):
+    return [(trial.params, trial.values, trial.state) for trial in study.trials]
+
+
+def test_two_workers_keep_every_trial_and_the_tools_agree(project):
+    done = run("gesturepose", "search", "--workers", "2", cwd=project)
+    study = study_of(project)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 4
+    _, (parent,), trials = runs_of(project)
+    assert parent.info.status == "FINISHED" and sorted(trials) == [0, 1, 2, 3]
+    for number, trial in trials.items():
+        assert (trial.info.status, trial.data.tags["gesturepose.trial.state"]) == ("FINISHED", "COMPLETE")
+        assert trial.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert trial.data.metrics["kept/value"] == study.trials[number].value
+    found = json.loads((project / f".gesturepose/studies/{study.study_name}/metrics.json").read_text())
+    told = run(
+        "optuna", "best-trial", "--study-name", study.study_name, "-f", "json",
+        "--storage", ".gesturepose/studies.journal", cwd=project,
+    ).stdout  # fmt: skip
+    best = json.loads(told)
+    assert [trial["trial"] for trial in found["best"]] == [best["number"]] == [study.best_trial.number]
+    assert parent.data.metrics["best/trial"] == best["number"] and f"best trial {best['number']}" in done.stdout
+    page = (project / f".gesturepose/studies/{study.study_name}/index.html").read_text()
+    assert f"best trial {best['number']}" in page and "http" not in page.replace("http-equiv", "")
+    assert set(found["importances"]) == set(load_params(project / "params.yaml").search.space)
+
+    # The same command trains nothing more, and writes the same page.
+    run("gesturepose", "search", cwd=project)
+    assert values(study_of(project)) == values(study)
+    assert (project / f".gesturepose/studies/{study.study_name}/index.html").read_text() == page
+
+
+def test_the_same_seed_gives_the_same_trials_and_another_study_begins_with_the_best(project, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(project, other, symlinks=True)
+    for folder in (project, other):
+        run("gesturepose", "search", "--workers", "1", cwd=folder)
+    first, second = study_of(project), study_of(other)
+    assert first.study_name == second.study_name and values(first) == values(second)
+    edit(other / "params.yaml", "accuracy_share: 0.5", "accuracy_share: 0.25")
+    run("gesturepose", "search", "--trials", "1", "--workers", "1", cwd=other)
+    storage = JournalStorage(JournalFileBackend(str(other / ".gesturepose/studies.journal")))
+    (new,) = set(optuna.get_all_study_names(storage)) - {second.study_name}
+    warm = optuna.load_study(study_name=new, storage=storage)
+    assert warm.trials[0].params == second.best_trial.params and len(study_of(project).trials) == 4
+
+
+def test_a_worker_that_is_killed_is_replaced_and_its_trial_goes_on_from_its_checkpoint(project):
+    edit(project / "params.yaml", "fixed: {}", "fixed: {train.epochs: 12}")
+    search = start(project, "--trials", "3", "--workers", "2")
+
+    def half_way():
+        if not (project / ".gesturepose/studies.journal").exists():
+            return None
+        running = study_of_or_none(project)
+        return next(
+            (t for t in running if t.state.name == "RUNNING" and len(t.user_attrs.get("gesturepose.curve", {})) > 2),
+            None,
+        )
+
+    victim = wait_for(half_way)
+    os.kill(int(victim.user_attrs["gesturepose.pid"]), signal.SIGKILL)
+    said, _ = search.communicate(timeout=LIMIT_S)
+    assert search.returncode == 0, said
+    study = study_of(project)
+    states = {trial.number: trial.state.name for trial in study.trials}
+    assert states.pop(victim.number) == "FAIL" and list(states.values()) == ["COMPLETE"] * 3
+    (retried,) = [t for t in study.trials if t.user_attrs.get("gesturepose.attempt") == 2]
+    assert retried.params == victim.params
+    curve = retried.user_attrs["gesturepose.curve"]
+    known = victim.user_attrs["gesturepose.curve"]
+    assert len(curve) == 12 and {epoch: curve[epoch] for epoch in known} == known
+    client, (parent,), trials = runs_of(project)
+    assert parent.info.status == "FINISHED" and sorted(trials) == [0, 1, 2, 3]
+    assert {n: r.info.status for n, r in trials.items()} == {n: "FINISHED" for n in states} | {victim.number: "KILLED"}
+    history = client.get_metric_history(trials[retried.number].info.run_id, "value")
+    assert [metric.step for metric in history] == list(range(1, 13))
+    # It went on: its log has no first epoch.
+    logs = [log.read_text(errors="replace") for log in (project / ".gesturepose/logs/search").glob("*.log")]
+    assert len(logs) >= 3 and sum(text.count("train 1/12: 100%") for text in logs) == 3
+    assert not list((project / ".gesturepose/search/checkpoints").iterdir())
+
+
+def study_of_or_none(folder):
+    try:
+        return study_of(folder).trials
+    except ValueError:  # not created yet
+        return []
+
+
+def test_ctrl_c_ends_the_trials_and_the_same_command_goes_on(project):
+    edit(project / "params.yaml", "fixed: {}", "fixed: {train.epochs: 12}")
+    search = start(project, "--trials", "2", "--workers", "1")
+    wait_for(
+        lambda: (
+            (project / ".gesturepose/studies.journal").exists()
+            and any(len(t.user_attrs.get("gesturepose.curve", {})) > 1 for t in study_of_or_none(project))
+        )
+    )
+    search.send_signal(signal.SIGINT)
+    said, _ = search.communicate(timeout=LIMIT_S)
+    assert search.returncode == 130 and "goes on from here" in said
+    _, (parent,), trials = runs_of(project)
+    assert {parent.info.status, *(r.info.status for r in trials.values())} == {"KILLED"}
+    assert [t.state.name for t in study_of(project).trials] == ["FAIL", "WAITING"]
+    interrupted = study_of(project).trials[0]
+    run("gesturepose", "search", "--trials", "2", "--workers", "1", cwd=project)
+    trials_now = study_of(project).trials
+    assert [t.state.name for t in trials_now] == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert trials_now[1].params == interrupted.params
+    _, (parent,), _ = runs_of(project)
+    assert parent.info.status == "FINISHED"
+
+
+def test_eight_searches_on_a_fresh_store_share_one_study(project):
+    searches = [start(project, "--trials", "8", "--workers", "1") for _ in range(8)]
+    ends = [(search.communicate(timeout=LIMIT_S)[0], search.returncode) for search in searches]
+    assert all(code in (0, 1) for _, code in ends), ends  # 1: others still train the last ones
+    assert any(code == 0 for _, code in ends) and not any("Traceback" in said for said, _ in ends)
+    study = study_of(project)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 8
+    run("gesturepose", "search", "--trials", "8", cwd=project)  # whoever comes last settles all
+    _, (parent,), trials = runs_of(project)
+    assert parent.info.status == "FINISHED" and {r.info.status for r in trials.values()} == {"FINISHED"}
+
+
+def test_a_promoted_trial_is_what_the_pipeline_then_trains(project):
+    edit(project / "params.yaml", "    loss.heatmap:", "    labels.pose: {choices: [0.4, 0.7]}\n    loss.heatmap:")
+    run("gesturepose", "search", "--trials", "2", "--workers", "1", cwd=project)
+    study = study_of(project)
+    refused = run("gesturepose", "promote", study.study_name, cwd=project, check=False)
+    assert refused.returncode == 2 and "changes that are not committed" in refused.stderr
+    before = (project / "params.yaml").read_text()
+    done = run("gesturepose", "promote", study.study_name, "--trial", "1", "--dirty", cwd=project)
+    settings = study.trials[1].user_attrs["gesturepose.settings"]
+    after = (project / "params.yaml").read_text()
+    assert len(done.stdout.splitlines()) > 2 and before.count("#") == after.count("#")
+    params = load_params(project / "params.yaml")
+    assert params.labels.pose == settings["labels.pose"] and params.loss.depth == settings["loss.depth"]
+    run("dvc", "repro", "train", cwd=project)
+    client = MlflowClient(f"sqlite:///{project}/.gesturepose/mlflow.db")
+    experiment = client.get_experiment_by_name("gesturepose")
+    (train,) = client.search_runs([experiment.experiment_id], "tags.`gesturepose.stage` = 'train'")
+    curve = {str(m.step): m.value for m in client.get_metric_history(train.info.run_id, "validation/value")}
+    assert curve == study.trials[1].user_attrs["gesturepose.curve"]  # bit for bit
+
+    for arguments, words in (
+        (["nothing"], "no study 'nothing'"),
+        ([study.study_name, "--trial", "9"], "no trial 9"),
+    ):
+        refused = run("gesturepose", "promote", *arguments, cwd=project, check=False)
+        assert refused.returncode == 2 and words in refused.stderr and "Traceback" not in refused.stderr
+    edit(project / "params.yaml", "segments: 8", "segments: 7")
+    refused = run("gesturepose", "promote", study.study_name, "--dirty", cwd=project, check=False)
+    assert refused.returncode == 2 and "is of other settings than this project" in refused.stderr
+
+
+def test_a_search_in_which_nothing_can_be_trained_says_why_and_stops(project):
+    edit(project / "params.yaml", "fixed: {}", "fixed: {train.clips_per_batch: 1, labels.pose: 0.4}")
+    done = run("gesturepose", "search", "--trials", "20", "--workers", "1", cwd=project, check=False)
+    assert done.returncode == 2 and "no trial can be trained" in done.stderr and "clips_per_batch is 1" in done.stderr
+    study = study_of(project)
+    assert {trial.state.name for trial in study.trials} == {"FAIL"} and len(study.trials) < 6
+    refused = run("gesturepose", "promote", study.study_name, "--dirty", cwd=project, check=False)
+    assert refused.returncode == 2 and "has no complete trial" in refused.stderr
+    _, (parent,), trials = runs_of(project)
+    assert parent.info.status == "FAILED" and {r.info.status for r in trials.values()} == {"FAILED"}
+
+
+def test_a_front_prunes_by_the_declared_value_and_counts_labels(project):
+    edit(project / "params.yaml", "objective: value", "objective: front")
+    edit(project / "params.yaml", "    loss.heatmap:", "    labels.gesture: {choices: [0.5, 1.0]}\n    loss.heatmap:")
+    run("gesturepose", "search", "--trials", "4", "--workers", "1", cwd=project)
+    study = study_of(project)
+    assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MAXIMIZE", "MINIMIZE"]
+    for trial in study.trials:
+        assert trial.values[2] == (1 + trial.params["labels.gesture"]) / 2
+    found = json.loads((project / f".gesturepose/studies/{study.study_name}/metrics.json").read_text())
+    assert [t["trial"] for t in found["best"]] == sorted(t.number for t in study.best_trials)
+    assert Path(project / f".gesturepose/studies/{study.study_name}/front.png").stat().st_size > 5000
