@@ -69,9 +69,11 @@ def test_settings_go_into_the_file_and_come_back(params, tmp_path):
     changes = set_values({"network.streams": ["zero", "first_fast"], "loss.depth": 0.0123}, path)
     found = load_params(path)
     assert (found.network.streams, found.loss.depth) == (("zero", "first_fast"), 0.0123) and len(changes) == 2
-    differing = [line for line, other in zip(before.splitlines(), path.read_text().splitlines()) if line != other]
+    differing = [
+        line for line, other in zip(before.splitlines(), path.read_text().splitlines(), strict=False) if line != other
+    ]
     assert len(differing) <= 3 and all("streams" in line or "depth" in line or "fast" in line for line in differing)
-    with pytest.raises(InputError, match="network.iterations"):
+    with pytest.raises(InputError, match=r"network\.iterations"):
         set_values({"network.iterations": 9}, path)
     assert load_params(path).network == found.network
 
@@ -102,7 +104,7 @@ def test_a_space_that_cannot_be_searched_is_refused(params, changes, words):
 
 
 def test_settings_that_do_not_fit_together_are_refused(params):
-    with pytest.raises(InputError, match="labels.pose 0.5, labels.gesture 0.5 do not fit: .*both below 1"):
+    with pytest.raises(InputError, match=r"labels.pose 0.5, labels.gesture 0.5 do not fit: .*both below 1"):
         with_values(params, {"labels.pose": 0.5, "labels.gesture": 0.5})
 
 
@@ -264,6 +266,6 @@ def test_a_storage_that_cannot_be_reached_is_named_without_its_password(tmp_path
     (tmp_path / ".dvc").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(VARIABLE, name)
-    with pytest.raises(InputError, match="the storage of studies .* does not work") as caught:
+    with pytest.raises(InputError, match=r"the storage of studies .* does not work") as caught:
         open_storage()
     assert ":secret@" not in str(caught.value) and (":***@" in shown_name()) == (":secret@" in name)
