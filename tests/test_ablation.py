@@ -299,7 +299,8 @@ def hand_made():
     per_video = pd.DataFrame(lines)
     means = per_video[per_video["seed"] == 0][["row", "video", "correct"]]
     cells = pd.DataFrame(
-        [{"row": row, "seed": seed, "weights": "x", "parameters": 7, "gmac_a_frame": 0.25}
+        [{"row": row, "seed": seed, "weights": "x", "data": "cd34" if row == "first" else "ab12", "parameters": 7,
+          "gmac_a_frame": 0.25}
          for row in SHARE for seed in SEEDS]
     )  # fmt: skip
     return per_video, means, cells
@@ -375,6 +376,7 @@ def test_the_page_says_every_row_its_test_and_whose_number_is_whose(full, tmp_pa
         "PCK@30 0.0 points (0.0 to 0.0), p = 1.000: no significant difference",
         "McNemar: alone right on 1, the other on 0 of 5 videos, p = 1.000: no significant difference",
         "Not trained with these settings: 3 iterations; 4 iterations; 5 iterations", "0.250", "ab12",
+        "prepared data of first", "cd34",
         "dvc status pipelines/ablation/dvc.yaml",
     ):  # fmt: skip
         assert expected in text, expected

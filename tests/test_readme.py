@@ -6,7 +6,11 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
+from gesturepose.cells import DIRECTIONS
 from gesturepose.cli import app
+from gesturepose.label_curves import at
+from gesturepose.params import load_params
+from gesturepose.wording import p_value, points
 
 PROJECT = Path(__file__).parent.parent
 README = (PROJECT / "README.md").read_text()
@@ -30,6 +34,23 @@ def test_results_are_those_of_the_committed_metrics():
     for error in (root["mean_error_mm"], camera["mean_error_mm"], baselines["mean_pose"]["mean_error_mm"]):
         assert f"{error:.1f} mm" in README
     assert f"{metrics['data']['videos']} videos, {metrics['data']['frames']:,} frames" in README
+
+
+def test_curves_are_those_of_the_committed_metrics():
+    metrics = json.loads((PROJECT / "reports/weak/metrics.json").read_text())
+    section = README.split("## Weak supervision")[1].split("\n## ")[0]
+    rows = {line.split("|")[1].strip(): line for line in section.splitlines() if re.match(r"\| \d", line)}
+    ratios = load_params(PROJECT / "params.yaml").weak.ratios
+    assert list(rows) == [f"{100 * ratio:g} %" for ratio in ratios]
+    for ratio, line in zip(ratios, rows.values(), strict=True):
+        for direction in DIRECTIONS:
+            found, gain = metrics[direction], metrics[direction]["weak"]["gain"][at(ratio)]
+            assert f"{100 * found['baseline'][at(ratio)]:.1f} → {100 * found['weak'][at(ratio)]:.1f} %" in line
+            told = (
+                f"{points(gain['value'])} ({points(gain['low'])} to {points(gain['high'])}), {p_value(gain['p_holm'])}"
+            )
+            assert told.replace("\u00a0", " ") in line
+    assert f"{metrics['data']['videos']} {metrics['data']['split']} videos" in section
 
 
 def test_the_demo_is_better_than_its_baselines_by_the_promised_margins():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -48,13 +49,22 @@ def render_tables_page(inputs: ResultInputs) -> str:
         "beside them for the order of the rows alone."
     )
     template = result_environment().get_template("ablation.html.j2")
+    common = common_values(inputs, settings, SECTIONS)
+    common["fingerprints"] = (*common["fingerprints"], *_other_data(inputs))
     return template.render(
-        **common_values(inputs, settings, SECTIONS),
+        **common,
         banners=cautions(inputs, settings, of_synthetic=synthetic),
         whose="synthetic data" if name == SYNTHETIC_NAME else name,
         tables=[_table(inputs, table) for table in TABLES if table.key in inputs.metrics],
         weak=inputs.params.weak,
     )
+
+
+def _other_data(inputs: ResultInputs) -> list[tuple[str, str]]:
+    """The fingerprints of data that single rows have for themselves, such as crops made otherwise."""
+    cells = pd.read_csv(io.BytesIO(inputs.cells), dtype=str)
+    own = cells[cells["data"] != inputs.metrics["data"]["fingerprint"]]
+    return [(f"prepared data of {row}", found["data"].iloc[0]) for row, found in own.groupby("row", sort=False)]
 
 
 def _table(inputs: ResultInputs, table: Table) -> dict[str, Any]:

@@ -52,6 +52,7 @@ class ScoreTables:
                 "row": row,
                 "seed": seed,
                 "weights": weights,
+                "data": data.fingerprint,
                 "parameters": cost.parameters,
                 "gmac_a_frame": round(cost.gmac, 6),
             }
@@ -72,7 +73,7 @@ class ScoreTables:
             self.add(BOTH_STREAMS, seed, both, self._data, "", cost)
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """cells (row, seed, weights, parameters, gmac_a_frame), per_video, and seed_mean (row, video, correct)."""
+        """cells (row, seed, weights, data, parameters, gmac_a_frame), per_video, seed_mean (row, video, correct)."""
         assert self._data is not None
         means = []
         for row, of_seeds in self._answers.items():
