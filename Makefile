@@ -1,11 +1,11 @@
-# make repro | test | lint | ui | bench; each creates .venv on first use.
+# make repro | test | lint | ui | dashboard | bench; each creates .venv on first use.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test lint ui bench clean
+.PHONY: repro test lint ui dashboard bench clean
 
 repro: $(READY)  ## run what is out of date of the whole pipeline
 	dvc repro dvc.yaml
@@ -21,6 +21,10 @@ lint: $(READY)
 
 ui: $(READY)  ## MLflow's pages over the project's runs, on localhost
 	gesturepose ui
+
+dashboard: $(READY)  ## Optuna's pages over the project's studies, on localhost
+	python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dashboard]'
+	optuna-dashboard --host 127.0.0.1 "$${OPTUNA_STORAGE:-.gesturepose/studies.journal}"
 
 bench: $(READY)  ## speeds as ratios measured in one run → reports/bench
 	python -m gesturepose.bench

@@ -20,7 +20,7 @@ STAGES = ["generate", "prepare", "backbone", "finetune", "train", "evaluate", "r
 # They watch a stage and have no part in its result, or only carry values that DVC compares itself.
 EXEMPT = (
     "gesturepose.tracking", "gesturepose.provenance", "gesturepose.processes", "gesturepose.params",
-    "gesturepose.errors",
+    "gesturepose.errors", "gesturepose.signals", "gesturepose.places",
 )  # fmt: skip
 
 

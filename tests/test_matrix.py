@@ -21,8 +21,9 @@ from gesturepose.cli import main
 from gesturepose.experiment import build_network, build_trunk
 from gesturepose.matrix.cost import CELLS, Cells, Training, describe, duration, estimate
 from gesturepose.matrix.plan import Plan, PlannedStage, make_plan
-from gesturepose.matrix.runner import job_places, log_file
+from gesturepose.matrix.runner import log_file
 from gesturepose.params import Params, apply_profile, flatten, load_params
+from gesturepose.places import job_places
 from gesturepose.processes import RUNNER_VARIABLE, end_marked
 from gesturepose.tracking import FinishedStage
 from gesturepose.tracking.store import open_store

@@ -258,4 +258,4 @@ def test_a_front_prunes_by_the_declared_value_and_counts_labels(project):
         assert trial.values[2] == (1 + trial.params["labels.gesture"]) / 2
     found = json.loads((project / f".gesturepose/studies/{study.study_name}/metrics.json").read_text())
     assert [t["trial"] for t in found["best"]] == sorted(t.number for t in study.best_trials)
-    assert Path(project / f".gesturepose/studies/{study.study_name}/front.png").stat().st_size > 5000
+    assert Path(project / f".gesturepose/studies/{study.study_name}/figures/front.png").stat().st_size > 5000

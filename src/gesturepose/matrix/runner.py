@@ -23,7 +23,8 @@ from tqdm import tqdm
 from gesturepose.errors import InputError
 from gesturepose.matrix.cost import CELLS, describe, duration, estimate, value_of
 from gesturepose.matrix.plan import Plan, PlannedStage, find_nested, make_plan
-from gesturepose.params import PARAMS_FILE, RuntimeSettings, flatten, load_params
+from gesturepose.params import PARAMS_FILE, flatten, load_params
+from gesturepose.places import job_places
 from gesturepose.processes import RUNNER_VARIABLE, Runner, end_marked, runner_mark
 from gesturepose.provenance import project_root
 from gesturepose.signals import signals_noted
@@ -69,30 +70,6 @@ def run_matrix(name: str, *, jobs: int | None, dry: bool) -> int:
         plan = make_plan(root, name)
         _show(plan, values, len(places), root)
         return _run(plan, places, root, mark) if plan.to_run else 0
-
-
-def job_places(runtime: RuntimeSettings, threads: int, jobs: int | None) -> list[str | None]:
-    """One entry for each stage that runs at a time: its CUDA_VISIBLE_DEVICES, or None on a CPU.
-
-    By default one a GPU, on a CPU as many as the cores bear that this process may use.
-    """
-    gpus = visible_gpus(runtime)
-    if gpus:
-        return [gpus[place % len(gpus)] for place in range(jobs or len(gpus))]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return [None] * (jobs or max(1, cores // threads))
-
-
-def visible_gpus(runtime: RuntimeSettings) -> list[str]:
-    """The names of the GPUs that stages may use, as CUDA_VISIBLE_DEVICES has them."""
-    if runtime.device == "cpu":
-        return []
-    import torch  # it takes seconds to load
-
-    if not torch.cuda.is_available():
-        return []
-    named = [entry.strip() for entry in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if entry.strip()]
-    return named or [str(number) for number in range(torch.cuda.device_count())]
 
 
 def _show(plan: Plan, values: dict[str, object], jobs: int, root: Path) -> None:

@@ -21,9 +21,9 @@ CURVE = "gesturepose.curve"  # a trial's user attribute: its value after each ep
 def build_pruner(search: SearchSettings, epochs: int) -> BasePruner:
     """`search.pruner`, for trials of at most so many epochs.
 
-    `median`: a trial ends whose best value so far is below the median of the whole trials' values at the same epoch; not
-    while fewer than `random_trials` are whole. `hyperband`: successive halving in brackets, a third goes on each time.
-    Both leave each trial `unpruned_epochs`.
+    `median`: a trial ends whose best value so far is below the median of the whole trials' values at the same epoch,
+    not while fewer than `random_trials` are whole. `hyperband`: successive halving in brackets, a third goes on each
+    time. Both leave each trial `unpruned_epochs`.
     """
     if search.pruner == "median":
         return MedianPruner(n_startup_trials=search.random_trials, n_warmup_steps=search.unpruned_epochs)

@@ -52,7 +52,7 @@ def write_report(search: Search, data: PreparedData, folder: Path) -> list[Path]
         "metrics.json": (json.dumps(found, indent=1) + "\n").encode(),
         "index.html": page.encode(),
         "plots.html": interactive_page(search.study, names).encode(),
-        **{f"{name}.png": png for name, png in figures.items()},
+        **{f"figures/{name}.png": png for name, png in figures.items()},
     }
     for name, content in contents.items():
         write_atomically(folder / name, content)

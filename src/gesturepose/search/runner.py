@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from gesturepose.data.prepared import PreparedData
 from gesturepose.errors import InputError
-from gesturepose.matrix.runner import job_places
 from gesturepose.params import load_params
+from gesturepose.places import job_places
 from gesturepose.processes import RUNNER_VARIABLE, end_marked, runner_mark
 from gesturepose.provenance import project_root
 from gesturepose.search.report import best_values, best_words, write_report

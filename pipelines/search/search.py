@@ -1,0 +1,27 @@
+"""Run a study of `search.trials` trials, one after the other, and write what it found to reports/search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gesturepose.errors import exit_on_input_error
+from gesturepose.params import load_params
+from gesturepose.search.runner import run_search
+from gesturepose.tracking import stage_run
+
+REPORT = Path("reports/search")
+
+
+def main() -> None:
+    params = load_params()
+    with stage_run("search", params=params, sections=("search",)) as run:
+        # One worker, and no trial of another study: what is tried depends on the settings alone.
+        code = run_search(trials=None, workers=1, report=REPORT, warm=False)
+        if code:
+            raise SystemExit(code)
+        run.log_folder(REPORT)
+
+
+if __name__ == "__main__":
+    with exit_on_input_error():
+        main()
