@@ -200,6 +200,19 @@ def test_a_stage_in_a_nested_file_knows_its_address(project: Path) -> None:
     assert (project / "data/cell5.txt").read_text() == "pipelines/curves/dvc.yaml:train@5"
 
 
+def test_a_script_run_by_hand_is_a_stage_of_the_dvc_yaml_beside_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    for script, address in (
+        ("pipelines/curves/evaluate.py", "pipelines/curves/dvc.yaml:evaluate"),
+        ("pipelines/evaluate.py", "evaluate"),
+        ("evaluate.py", "evaluate"),
+    ):
+        monkeypatch.setattr(sys, "argv", [str(project / script)])
+        assert current_address("evaluate", project) == address
+
+
 @pytest.mark.parametrize(
     ("path", "old", "new"),
     [

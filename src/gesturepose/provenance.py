@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -150,13 +151,16 @@ def stage_fingerprint(stage: str, root: Path) -> str:
 
 
 def current_address(stage: str, root: Path) -> str:
-    """The address of the stage that runs: from DVC_STAGE under dvc, otherwise `stage` itself.
+    """The address of the stage that runs: from DVC_STAGE under dvc, otherwise `stage` in the script's own dvc.yaml.
 
-    DVC names the dvc.yaml relative to where dvc was started.
+    DVC names the dvc.yaml relative to where dvc was started. A script run by hand belongs to the one beside it, if any,
+    or else to the project's.
     """
     named = os.environ.get("DVC_STAGE")
     if not named:
-        return stage
+        beside = Path(sys.argv[0]).absolute().with_name("dvc.yaml")
+        nested = beside.is_file() and beside.parent != root and beside.is_relative_to(root)
+        return f"{_relative(beside, root)}:{stage}" if nested else stage
     file, _, name = named.rpartition(":")
     dvc = enclosing_dvc_process()
     started_in = Path(dvc.cwd()) if dvc else root
