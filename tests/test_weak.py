@@ -262,20 +262,24 @@ def test_matrix_and_its_files(params, tmp_path):
 
 def test_label_subsets_as_files(prepared, tmp_path):
     subset = LabelSubset.draw(prepared, RATIO, 1)
-    path = tmp_path / "labels.json"
+    path = tmp_path / f"{RATIO}-1.json"
     path.write_bytes(subset.to_bytes())
-    assert LabelSubset.read(path, prepared) == subset
+    of_cell = {"ratio": RATIO, "seed": 1}
+    assert LabelSubset.read(tmp_path, prepared, **of_cell) == subset
     assert subset.pose != subset.gesture, "drawn independently"
     training = {video.key for video in prepared.split("train")}
     assert set(subset.pose) | set(subset.gesture) <= training
     other = replace(prepared, index=prepared.index.model_copy(update={"fingerprint": "another"}))
     with pytest.raises(InputError, match="of other data"):
-        LabelSubset.read(path, other)
+        LabelSubset.read(tmp_path, other, **of_cell)
+    path.rename(tmp_path / "0.7-1.json")
+    with pytest.raises(InputError, match=rf"a label subset of ratio {RATIO}, seed 1"):
+        LabelSubset.read(tmp_path, prepared, ratio=0.7, seed=1)
     path.write_text("{}")
     with pytest.raises(InputError, match="not a label subset"):
-        LabelSubset.read(path, prepared)
+        LabelSubset.read(tmp_path, prepared, **of_cell)
     with pytest.raises(InputError, match=r"no such label subset(.|\n)*labels stage"):
-        LabelSubset.read(tmp_path / "none.json", prepared)
+        LabelSubset.read(tmp_path, prepared, ratio=RATIO, seed=2)
     gestures = (*prepared.gestures, "wave")
     with pytest.raises(InputError, match=r"1 of \d+ classes have no training video.*wave"):
         LabelSubset.draw(replace(prepared, index=prepared.index.model_copy(update={"gestures": gestures})), 0.5, 0)

@@ -43,7 +43,7 @@ def main(
     ):
         data = PreparedData.open(PREPARED)
         run.log_dataset(data.name, data.fingerprint, PREPARED, context="training")
-        labels = LabelSubset.read(LABELS / f"{ratio}-{seed}.json", data)
+        labels = LabelSubset.read(LABELS, data, ratio=ratio, seed=seed)
         if cell.direction == "pose":
             start = FINETUNED / f"{ratio}-{seed}.safetensors"
         elif cell.method == "baseline":  # it knows no pose

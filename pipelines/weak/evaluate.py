@@ -54,7 +54,7 @@ def main() -> None:
                 clips_per_batch=params.evaluate.clips_per_batch,
                 world=world,
             )
-            labels = LabelSubset.read(LABELS / f"{cell.ratio}-{cell.seed}.json", data)
+            labels = LabelSubset.read(LABELS, data, ratio=cell.ratio, seed=cell.seed)
             labelled = len(labels.pose if cell.direction == "pose" else labels.gesture)
             cells.append(asdict(cell) | {"labelled_videos": labelled, "weights": file_digest(file)})
             tasks = {task: task in cell.tasks for task in DIRECTIONS}

@@ -41,7 +41,7 @@ def main(ratio: str, seed: int) -> None:
         if ratio == "all":
             pose_labelled = frozenset(video.key for video in data.split("train"))
         else:
-            pose_labelled = frozenset(LabelSubset.read(LABELS / f"{ratio}-{seed}.json", data).pose)
+            pose_labelled = frozenset(LabelSubset.read(LABELS, data, ratio=float(ratio), seed=seed).pose)
         trunk = load_trunk(params.network, TRUNKS / f"{seed}.safetensors")
         run_training(
             step_finetuning(params, data, trunk, pose_labelled=pose_labelled, seed=seed, world=world),

@@ -74,12 +74,13 @@ class LabelSubset(BaseModel):
         return cls(data=data.fingerprint, ratio=ratio, seed=seed, pose=pose, gesture=gesture)
 
     @classmethod
-    def read(cls, path: Path, data: PreparedData) -> LabelSubset:
-        """The subset of `data` in a file of `to_bytes`.
+    def read(cls, folder: Path, data: PreparedData, *, ratio: float, seed: int) -> LabelSubset:
+        """The subset of `data` for a ratio and a seed, from its file in `folder`.
 
         Raises:
-            InputError: no such file, not a label subset, or one of other data.
+            InputError: no such file, not a label subset, or one of other data, another ratio or seed.
         """
+        path = folder / f"{ratio}-{seed}.json"
         hint = "The labels stage writes it."
         try:
             subset = cls.model_validate_json(path.read_bytes())
@@ -89,6 +90,8 @@ class LabelSubset(BaseModel):
             raise InputError(f"not a label subset: {error.errors()[0]['msg']}", file=path, hint=hint) from None
         if subset.data != data.fingerprint:
             raise InputError(f"a label subset of other data than {data.folder}", file=path, hint=hint)
+        if (subset.ratio, subset.seed) != (ratio, seed):
+            raise InputError(f"a label subset of ratio {subset.ratio}, seed {subset.seed}", file=path, hint=hint)
         return subset
 
     def to_bytes(self) -> bytes:
