@@ -210,10 +210,14 @@ def promote(
 
 @app.command()
 def doctor(
-    reap: Annotated[bool, typer.Option(help="end runs whose process is gone")] = False,
+    reap: Annotated[
+        bool, typer.Option(help="end runs and trials whose process is gone; the trials wait again")
+    ] = False,
 ) -> None:
-    """Say where things stand: settings, project, tracking store, unfinished runs."""
+    """Say where things stand: settings, project, tracking store, unfinished runs and trials."""
     from gesturepose.params import load_params
+    from gesturepose.search.storage import host_lock, shown_name
+    from gesturepose.search.study import all_searches, dead_trials, requeue_dead
     from gesturepose.tracking import dead_runs, reap_dead_runs, shown_uri, tracking_uri
 
     params = load_params()
@@ -221,6 +225,14 @@ def doctor(
     print(f"MLflow store  {shown_uri(tracking_uri())}")
     dead = reap_dead_runs() if reap else dead_runs()
     print(f"dead runs     {len(dead)}" + (" ended" if reap and dead else "; --reap ends them" if dead else ""))
+    print(f"studies       {shown_name()}")
+    trials = 0
+    for found in all_searches():
+        with host_lock():
+            trials += len(dead_trials(found))
+            if reap:
+                requeue_dead(found)
+    print(f"dead trials   {trials}" + (" ended" if reap and trials else "; --reap ends them" if trials else ""))
 
 
 def main() -> None:

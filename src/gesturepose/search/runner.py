@@ -72,7 +72,7 @@ def run_search(*, trials: int | None, workers: int | None, report: Path | None =
     code, status = 1, "FAILED"
     try:
         code = _work(search, places, root, parent)
-        status = "FINISHED" if code == 0 else "KILLED"
+        status = {0: "FINISHED", 1: "RUNNING"}.get(code, "KILLED")  # 1: another search trains the last ones
     finally:
         settle_trials(parent, search.name, ended_trials(search))
         files = []

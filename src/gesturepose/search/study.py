@@ -29,7 +29,7 @@ from gesturepose.processes import ProcessIdentity
 from gesturepose.provenance import read_pipeline
 from gesturepose.search.pruning import CURVE
 from gesturepose.search.space import distributions, suggested_from
-from gesturepose.search.storage import STORAGE_ERRORS, host_lock, open_storage, shown_name, storage_error
+from gesturepose.search.storage import STORAGE_ERRORS, host_lock, open_storage, shown_name, storage_error, storage_name
 from gesturepose.tracking.studies import EndedTrial
 
 PREFIX: Final = "gesturepose"
@@ -184,20 +184,30 @@ def next_trial(search: Search) -> Trial | None:
         return trial
 
 
-def requeue_dead(search: Search) -> list[int]:
-    """End trials whose process is gone, and put their values first in line. Call under `host_lock`.
+def all_searches() -> list[Search]:
+    """Every study of the storage that a search made; none where there is no storage yet."""
+    name = storage_name()
+    if "://" not in name and not Path(name).exists():
+        return []
+    names = optuna.get_all_study_names(open_storage())
+    return [load_search(name) for name in names if name.startswith(f"{PREFIX}-")]
 
-    Returns:
-        The numbers of the trials that were ended.
-    """
-    ended = []
-    for trial in search.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+
+def dead_trials(search: Search) -> list[FrozenTrial]:
+    """Running trials of this host whose process is gone."""
+
+    def dead(trial: FrozenTrial) -> bool:
         owner = ProcessIdentity.from_tags(trial.user_attrs)
         begun = trial.datetime_start or datetime.now()
-        if owner.is_dead() if owner else (datetime.now() - begun).total_seconds() > _OWNERLESS_S:
-            requeue(search, trial, "its process ended without a word")
-            ended.append(trial.number)
-    return ended
+        return owner.is_dead() if owner else (datetime.now() - begun).total_seconds() > _OWNERLESS_S
+
+    return [trial for trial in search.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if dead(trial)]
+
+
+def requeue_dead(search: Search) -> None:
+    """End `dead_trials`, and put their values first in line. Call under `host_lock`."""
+    for trial in dead_trials(search):
+        requeue(search, trial, "its process ended without a word")
 
 
 def requeue(search: Search, trial: FrozenTrial, reason: str) -> None:

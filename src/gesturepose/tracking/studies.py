@@ -111,7 +111,7 @@ def settle_trials(parent_id: str, study: str, ended: Iterable[EndedTrial]) -> No
 
 
 def close_study_run(parent_id: str, status: str, values: Mapping[str, float], files: Iterable[Path]) -> None:
-    """End a study's run with its best values and the files that show it."""
+    """End a study's run, unless its status is to stay RUNNING, with its best values and the files that show it."""
     store = open_store()
     now_ms = int(time.time() * 1000)
     with reported(store):
@@ -119,7 +119,8 @@ def close_study_run(parent_id: str, status: str, values: Mapping[str, float], fi
         store.client.log_batch(parent_id, metrics=metrics)
         for file in files:
             store.client.log_artifact(parent_id, str(file))
-        store.client.set_terminated(parent_id, status)
+        if status != "RUNNING":
+            store.client.set_terminated(parent_id, status)
 
 
 def trial_runs(store: Store, study: str) -> list[Run]:
