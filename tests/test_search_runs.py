@@ -2,10 +2,13 @@
 
 import json
 import os
+import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -58,13 +61,13 @@ def runs_of(folder):
     return client, of_kind["study"], {int(r.data.tags["gesturepose.trial"]): r for r in of_kind["trial"]}
 
 
-def start(folder, *arguments):
+def start(folder, *arguments, **variables):
     names = ("DVC_", "MLFLOW_", "OPTUNA_")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(names)}
     return subprocess.Popen(
         [sys.executable, "-m", "gesturepose.cli", "search", *arguments],
         cwd=folder,
-        env=environment | {"OMP_NUM_THREADS": "1"},
+        env=environment | {"OMP_NUM_THREADS": "1"} | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -259,3 +262,42 @@ def test_a_front_prunes_by_the_declared_value_and_counts_labels(project):
     found = json.loads((project / f".gesturepose/studies/{study.study_name}/metrics.json").read_text())
     assert [t["trial"] for t in found["best"]] == sorted(t.number for t in study.best_trials)
     assert Path(project / f".gesturepose/studies/{study.study_name}/figures/front.png").stat().st_size > 5000
+
+
+@pytest.fixture
+def database(tmp_path_factory):
+    """The URL of an empty PostgreSQL, where the system has one."""
+    pytest.importorskip("psycopg2", reason="the driver of PostgreSQL is not installed")
+    if shutil.which("initdb") is None or shutil.which("pg_ctl") is None:
+        pytest.skip("PostgreSQL is not installed")
+    folder = Path(tempfile.mkdtemp(prefix="pg"))  # a socket's path must be short
+    drop = []
+    if os.geteuid() == 0:  # which PostgreSQL refuses
+        nobody = pwd.getpwnam("nobody")
+        os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+        drop = ["setpriv", f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    data = str(folder / "data")
+    server = [*drop, "pg_ctl", "-D", data, "-l", str(folder / "log"), "-w"]
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+    for command in ([*drop, "initdb", "-D", data, "-A", "trust", "-U", "someone"], [*server, "-o", options, "start"]):
+        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    yield f"postgresql://someone:secret@127.0.0.1:{port}/postgres"
+    subprocess.run([*server, "-m", "immediate", "stop"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    shutil.rmtree(folder)
+
+
+def test_two_searches_share_a_database(project, database, monkeypatch):
+    """As two machines would."""
+    monkeypatch.setenv("OPTUNA_STORAGE", database)
+    searches = [start(project, "--trials", "4", "--workers", "1", OPTUNA_STORAGE=database) for _ in range(2)]
+    ends = [(search.communicate(timeout=LIMIT_S)[0], search.returncode) for search in searches]
+    assert all(code in (0, 1) for _, code in ends) and any(code == 0 for _, code in ends), ends
+    assert all("secret" not in said and ":***@" in said for said, _ in ends)
+    (name,) = optuna.get_all_study_names(database)
+    study = optuna.load_study(study_name=name, storage=database)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 4
+    assert len({trial.user_attrs["gesturepose.pid"] for trial in study.trials}) == 2
+    assert not (project / ".gesturepose/studies.journal").exists()
