@@ -134,7 +134,8 @@ def test_a_label_that_is_withheld_is_in_no_batch_and_every_batch_has_both_kinds_
     assert {video.key for video in tuned.train_videos} == (
         few if kind == "pose" else {v.key for v in prepared.split("train")}
     )
-    assert label_cost(params) == pytest.approx(0.7)
+    videos = prepared.split("train")
+    assert label_cost(params, prepared) == pytest.approx((len(few) / len(videos) + 1) / 2)
 
 
 def test_all_labels_are_the_training_without_section_labels(params, prepared):
@@ -180,7 +181,8 @@ def test_the_replay_of_the_median_is_what_it_says(params):
         expected[order] = (1 - trained / 9, 0.7 - max(reached))
     rng = np.random.default_rng(5)
     orders = [tuple(rng.permutation(3)) for _ in range(40)]
-    found = replay(CURVES, settings, orders=40, seed=5)
+    worth = [max(curve.values()) for curve in CURVES]
+    found = replay(CURVES, worth, settings, orders=40, seed=5)
     assert found.saved == pytest.approx([expected[order][0] for order in orders])
     assert found.regret == pytest.approx([expected[order][1] for order in orders])
     assert found.saved.max() > 0 and len(set(orders)) == 6
@@ -190,10 +192,10 @@ def test_the_replay_of_the_median_is_what_it_says(params):
 def test_an_equal_trial_is_never_the_worse_and_none_saves_nothing(params, pruner):
     settings = params.search.model_copy(update={"pruner": pruner, "random_trials": 2, "unpruned_epochs": 1})
     curves = [{epoch: 0.1 * epoch for epoch in range(1, 10)}] * 5
-    found = replay(curves, settings, orders=7, seed=0)
+    found = replay(curves, [0.9] * 5, settings, orders=7, seed=0)
     assert (found.regret == 0).all() and (pruner != "none" or (found.saved == 0).all())
     with pytest.raises(ValueError, match="no curve"):
-        replay([], settings, orders=1, seed=0)
+        replay([], [], settings, orders=1, seed=0)
 
 
 def test_pruning_by_the_declared_value_is_optunas_own(params):

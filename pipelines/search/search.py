@@ -15,8 +15,8 @@ REPORT = Path("reports/search")
 def main() -> None:
     params = load_params()
     with stage_run("search", params=params, sections=("search",)) as run:
-        # One worker, and no trial of another study: what is tried depends on the settings alone.
-        code = run_search(trials=None, workers=1, report=REPORT, warm=False)
+        # A study of its own: what is tried depends on the settings alone.
+        code = run_search(trials=None, workers=1, report=REPORT, order="one after the other")
         if code:
             raise SystemExit(code)
         run.log_folder(REPORT)

@@ -20,6 +20,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    TypeAdapter,
     ValidationError,
     field_validator,
     model_validator,
@@ -397,9 +398,14 @@ class Params(_Section):
             near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ValueError(f"{place} is no setting of a trial, in {', '.join(TRIAL_SECTIONS)}{hint}")
-        present = getattr(self, section)
+        # The field alone: which values go together is a trial's to say, since other settings change with it.
+        field = type(getattr(self, section)).model_fields[leaf]
+        alone: TypeAdapter[Any] = TypeAdapter(
+            Annotated[field.annotation, *field.metadata],  # type: ignore[arg-type]
+            config=ConfigDict(strict=True),
+        )
         try:
-            type(present).model_validate_json(json.dumps(present.model_dump(mode="json") | {leaf: value}))
+            alone.validate_json(json.dumps(value))
         except ValidationError as error:
             raise ValueError(f"{place} cannot be {_short(value)}: {error.errors()[0]['msg']}") from None
 

@@ -65,6 +65,24 @@ def undisturbed() -> Iterator[None]:
 
 
 @contextmanager
+def deferred() -> Iterator[None]:
+    """Signals that come meanwhile take effect afterwards."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    numbers = (*_STOPS, signal.SIGINT)
+    before = [signal.signal(number, lambda number, frame: came.append(number)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
+
+
+@contextmanager
 def ending_with(other: psutil.Process | None) -> Iterator[None]:
     """Send this process SIGTERM soon after `other`, if there is one, has died."""
     if other is None:

@@ -11,13 +11,13 @@ import optuna.visualization as interactive
 import optuna.visualization.matplotlib as pictures
 from matplotlib.figure import Figure
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, create_trial
 
 from gesturepose.plots import figure_png
 from gesturepose.search.study import SCORES
 
 CAPTIONS: Final = {
-    "history": "The value of each trial, in the order in which they began, and the best so far.",
+    "history": "The value of each trial, in the order in which they began.",
     "importances": "How much of the spread of the values each setting explains (PED-ANOVA), over complete trials.",
     "parallel": "Each line is a trial, from setting to setting; darker ones are better.",
     "slices": "The value against each setting by itself.",
@@ -27,21 +27,18 @@ CAPTIONS: Final = {
 _LEAST = 3  # complete trials, below which importances and slices show nothing
 
 
-def names_of(study: Study, complete: int) -> list[str]:
+def names_of(objective: str, complete: int) -> list[str]:
     """Which figures there are."""
     names = ["history"]
     if complete >= _LEAST:
         names += ["importances", "parallel", "slices"]
-    if len(study.directions) > 1:
-        names.append("front")
-    else:
-        names.append("curves")
-    return names
+    return names + {"value": ["curves"], "front": ["front"], "cheapest": []}[objective]
 
 
 def png_figures(study: Study, names: list[str]) -> dict[str, bytes]:
     """Each figure as PNG; equal studies give equal bytes."""
     found = {}
+    study = _bare(study)
     for name in names:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -56,13 +53,33 @@ def png_figures(study: Study, names: list[str]) -> dict[str, bytes]:
 def interactive_page(study: Study, names: list[str]) -> str:
     """All figures on one page with the plotting library in it, so that it fetches nothing."""
     parts: list[str] = []
+    bare = _bare(study)
     for name in names:
-        figure = _drawn(study, name, interactive)
+        figure = _drawn(bare, name, interactive)
         parts.append(figure.to_html(full_html=False, include_plotlyjs=not parts, div_id=name))
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>gesturepose: '
         f"{study.study_name}</title></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
+
+
+def _bare(study: Study) -> Study:
+    """The study without what its trials note of processes and times, which figures would show."""
+    bare = optuna.create_study(directions=study.directions)
+    for trial in study.get_trials(deepcopy=False):
+        if trial.state.is_finished():
+            bare.add_trial(
+                create_trial(
+                    state=trial.state,
+                    values=trial.values,
+                    params=trial.params,
+                    distributions=trial.distributions,
+                    intermediate_values=trial.intermediate_values,
+                    user_attrs={SCORES: trial.user_attrs[SCORES]} if SCORES in trial.user_attrs else {},
+                    system_attrs={name: value for name, value in trial.system_attrs.items() if "constraint" in name},
+                )
+            )
+    return bare
 
 
 def target_of(study: Study) -> Callable[[FrozenTrial], float] | None:

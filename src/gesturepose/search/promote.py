@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def promote(name: str, number: int | None, *, dirty: bool, other: bool) -> list[
         InputError: no such study or trial, no complete one, or one of the two refusals above.
     """
     root = project_root()
+    os.chdir(root)
     search = load_search(name)
     trial = _chosen(search, number)
     if not dirty and _is_dirty(root):
@@ -38,8 +40,9 @@ def promote(name: str, number: int | None, *, dirty: bool, other: bool) -> list[
             "has changes that are not committed", file=root / PARAMS_FILE, hint="Commit them, or add --dirty."
         )
     params = load_params(root / PARAMS_FILE)
-    present = facts_of(params.model_copy(update={"search": search.params.search}), PreparedData.open(PREPARED), root)
     known = search.study.user_attrs[FACTS]
+    of_study = params.model_copy(update={"search": search.params.search})
+    present = facts_of(of_study, PreparedData.open(PREPARED), root, order=known["order"])
     unlike = [fact for fact in present if present[fact] != known.get(fact)]
     if unlike and not other:
         raise InputError(
@@ -56,6 +59,8 @@ def promote(name: str, number: int | None, *, dirty: bool, other: bool) -> list[
             f"The trial had {search.params.search.threads} threads, runtime.threads is {params.runtime.threads}: "
             "the last bits of the weights will differ."
         )
+    if params.runtime.launcher != "python":
+        lines.append("The trial was trained by one process, and runtime.launcher starts others: last bits will differ.")
     return lines
 
 

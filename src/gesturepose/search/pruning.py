@@ -15,7 +15,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from gesturepose.params import SearchSettings
 
 Curve = Mapping[int, float]  # by epoch, from 1: the value, higher is better
-CURVE = "gesturepose.curve"  # a trial's user attribute: its value after each epoch
+CURVE = "gesturepose.curve"  # a trial's user attributes: its value after each epoch
+COST = "gesturepose.label_cost"
 
 
 def build_pruner(search: SearchSettings, epochs: int) -> BasePruner:
@@ -67,14 +68,18 @@ def told_to_end(trial: Trial, curve: Curve) -> bool:
 def prunes(search: SearchSettings, epochs: int, name: str, trials: Sequence[FrozenTrial], number: int) -> bool:
     """Whether a study's running trial `number` ends now, by the curves that its trials have noted.
 
+    A trial is held against those that use no more labels than it does: fewer labels are worth less by nature, and are
+    what such a study looks for.
+
     Args:
         name: the study's.
         trials: all of the study's, in the order of their numbers.
     """
+    cost = float(trials[number].user_attrs.get(COST, 1.0))
     study = ValueStudy(name, build_pruner(search, epochs))
     running = [study.begin() for _ in trials]
     for trial, known in zip(running, trials, strict=True):
-        if known.number != number:
+        if known.number != number and float(known.user_attrs.get(COST, 1.0)) <= cost:
             told_to_end(trial, curve_of(known))
             if known.state.is_finished():
                 study.end(trial, curve_of(known), known.state)
@@ -98,11 +103,14 @@ class Replay:
         return float(low), float(high)
 
 
-def replay(curves: Sequence[Curve], search: SearchSettings, *, orders: int, seed: int) -> Replay:
+def replay(
+    curves: Sequence[Curve], worth: Sequence[float], search: SearchSettings, *, orders: int, seed: int
+) -> Replay:
     """Replay `search.pruner` over trials that were trained to their end.
 
     Args:
-        curves: one of each trial; the value of its best epoch is what the trial is worth.
+        curves: one of each trial.
+        worth: what each trial is worth at its end.
         orders: R, random orders in which the trials come, one after the other.
 
     Raises:
@@ -112,7 +120,6 @@ def replay(curves: Sequence[Curve], search: SearchSettings, *, orders: int, seed
         raise ValueError("no curve to replay")
     random = np.random.default_rng(seed)
     epochs = max(max(curve) for curve in curves)
-    worth = np.array([max(curve.values()) for curve in curves])
     total = sum(len(curve) for curve in curves)
     saved, regret = np.zeros(orders), np.zeros(orders)
     for draw in range(orders):
@@ -132,5 +139,5 @@ def replay(curves: Sequence[Curve], search: SearchSettings, *, orders: int, seed
             if state is TrialState.COMPLETE:
                 reached.append(worth[index])
         saved[draw] = 1 - trained / total
-        regret[draw] = worth.max() - max(reached, default=-np.inf)
+        regret[draw] = max(worth) - max(reached, default=-np.inf)
     return Replay(saved, regret)

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from gesturepose.checkpoint import write_atomically
 from gesturepose.data.prepared import PreparedData
 from gesturepose.page import FigureFile
+from gesturepose.params import SearchSettings
 from gesturepose.result_page import result_environment
 from gesturepose.search.figures import CAPTIONS, interactive_page, names_of, png_figures, target_of
 from gesturepose.search.pruning import curve_of, replay
@@ -32,7 +33,6 @@ from gesturepose.search.study import (
 from gesturepose.structures import SYNTHETIC_NAME
 
 ORDERS: Final = 500  # of the replay
-_LEAST = 5  # whole trials that a replay wants
 _DECIMALS = 6
 
 
@@ -44,7 +44,7 @@ def write_report(search: Search, data: PreparedData, folder: Path) -> list[Path]
     """
     table = trials_table(search)
     found = metrics_of(search, data)
-    names = names_of(search.study, len(complete_trials(search)))
+    names = names_of(search.params.search.objective, len(complete_trials(search)))
     figures = png_figures(search.study, names)
     page = _page(search, data, table, found, figures)
     contents = {
@@ -60,12 +60,11 @@ def write_report(search: Search, data: PreparedData, folder: Path) -> list[Path]
 
 
 def trials_table(search: Search) -> pd.DataFrame:
-    """A row a trial: number, state, epochs, accuracy, pck_30, value, label_cost, then what it tried."""
+    """A row a trial that counts: number, state, epochs, accuracy, pck_30, value, label_cost, then what it tried."""
     rows = []
-    for trial in search.study.get_trials(deepcopy=False):
-        state = "KILLED" if trial.user_attrs.get(REQUEUED) else trial.state.name
+    for trial in _counting(search):
         scores = trial.user_attrs.get(SCORES, {})
-        row: dict[str, Any] = {"number": trial.number, "state": state, "epochs": len(curve_of(trial))}
+        row: dict[str, Any] = {"number": trial.number, "state": trial.state.name, "epochs": len(curve_of(trial))}
         row |= {name: scores.get(name) for name in ("accuracy", "pck_30", "value", "label_cost")}
         settings = trial.user_attrs.get(SETTINGS, {})
         row |= {
@@ -90,24 +89,33 @@ def metrics_of(search: Search, data: PreparedData) -> dict[str, Any]:
         ],
         "importances": importances(search),
     }
-    curves = [curve_of(trial) for trial in complete_trials(search)]
-    trained = [
-        curve_of(trial) for trial in search.study.get_trials(deepcopy=False) if not trial.user_attrs.get(REQUEUED)
-    ]
-    epochs = max((max(curve) for curve in trained if curve), default=0)
-    found["epochs"] = {"trained": sum(map(len, trained)), "of": epochs * sum(bool(curve) for curve in trained)}
-    whole = now.states.get("PRUNED", 0) == 0 and len(curves) >= _LEAST
-    if whole:
-        found["replay"] = {}
-        for pruner in ("median", "hyperband"):
-            replayed = replay(curves, settings.model_copy(update={"pruner": pruner}), orders=ORDERS, seed=settings.seed)
-            found["replay"][pruner] = {
-                name: dict(
-                    zip(("mean", "low", "high"), (float(values.mean()), *replayed.interval(values)), strict=True)
-                )
-                for name, values in (("saved", replayed.saved), ("regret", replayed.regret))
-            }
+    trials = _counting(search)
+    planned = [trial.user_attrs.get(SETTINGS, {}).get("train.epochs", search.params.train.epochs) for trial in trials]
+    found["epochs"] = {"trained": sum(len(curve_of(trial)) for trial in trials), "of": sum(planned)}
+    whole = complete_trials(search)
+    if len(whole) == search.total > settings.random_trials:  # no trial was pruned or failed, and the median can act
+        found["replay"] = {pruner: _replayed(whole, settings, pruner) for pruner in ("median", "hyperband")}
     return _rounded(found)
+
+
+def _counting(search: Search) -> list[FrozenTrial]:
+    """Trials but those that were cut off and tried again."""
+    return [trial for trial in search.study.get_trials(deepcopy=False) if not trial.user_attrs.get(REQUEUED)]
+
+
+def _replayed(trials: list[FrozenTrial], settings: SearchSettings, pruner: Any) -> dict[str, dict[str, float]]:
+    found = replay(
+        [curve_of(trial) for trial in trials],
+        [trial.user_attrs[SCORES]["value"] for trial in trials],
+        settings.model_copy(update={"pruner": pruner}),
+        orders=ORDERS,
+        seed=settings.seed,
+    )
+    summary = {}
+    for name, values in (("saved", found.saved), ("regret", found.regret)):
+        low, high = found.interval(values)
+        summary[name] = {"mean": float(values.mean()), "low": low, "high": high}
+    return summary
 
 
 def importances(search: Search) -> dict[str, float]:

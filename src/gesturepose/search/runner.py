@@ -8,10 +8,12 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
 
+from optuna.trial import TrialState
 from tqdm import tqdm
 
 from gesturepose.data.prepared import PreparedData
@@ -22,15 +24,24 @@ from gesturepose.processes import RUNNER_VARIABLE, end_marked, runner_mark
 from gesturepose.provenance import project_root
 from gesturepose.search.report import best_values, best_words, write_report
 from gesturepose.search.storage import host_lock, shown_name
-from gesturepose.search.study import ERROR, Search, complete_trials, ended_trials, open_study, progress, requeue_dead
+from gesturepose.search.study import (
+    ERROR,
+    REQUEUED,
+    Search,
+    complete_trials,
+    ended_trials,
+    open_study,
+    progress,
+    requeue_dead,
+)
 from gesturepose.search.worker import PREPARED
-from gesturepose.signals import signals_noted
+from gesturepose.signals import signals_noted, undisturbed
 from gesturepose.tracking import FOLDER
 from gesturepose.tracking.store import store_root
-from gesturepose.tracking.studies import close_study_run, open_study_run, settle_trials
+from gesturepose.tracking.studies import close_study_run, log_study_files, open_study_run, settle_trials
 
 _POLL_S = 0.5
-_HOPELESS = 3  # trials that fail before any succeeds
+_HOPELESS = 3  # trials that fail, or workers that die, in a row
 
 
 @dataclass
@@ -40,14 +51,14 @@ class _Worker:
     log: Path
 
 
-def run_search(*, trials: int | None, workers: int | None, report: Path | None = None, warm: bool = True) -> int:
+def run_search(*, trials: int | None, workers: int | None, report: Path | None = None, order: str = "") -> int:
     """Train trials until the study of the present settings, data and code has `trials` of them; then write its page.
 
     Args:
         trials: in all, those of earlier calls included; None takes `search.trials`.
         workers: at once; None one a GPU, or as many as the cores bear.
         report: a folder for the page; None one below .gesturepose/studies.
-        warm: see `open_study`.
+        order: see `open_study`.
 
     Returns:
         The exit code: 0; 1 where trials are missing; 128 and the signal's number after Ctrl-C, SIGTERM or SIGHUP.
@@ -61,7 +72,7 @@ def run_search(*, trials: int | None, workers: int | None, report: Path | None =
     if trials is not None:
         params = params.model_copy(update={"search": params.search.model_copy(update={"trials": trials})})
     data = PreparedData.open(PREPARED)
-    search = open_study(params, data, root, warm=warm)
+    search = open_study(params, data, root, order=order)
     places = job_places(params.runtime, params.search.threads, workers)
     parent = open_study_run(
         search.name,
@@ -74,13 +85,13 @@ def run_search(*, trials: int | None, workers: int | None, report: Path | None =
         code = _work(search, places, root, parent)
         status = {0: "FINISHED", 1: "RUNNING"}.get(code, "KILLED")  # 1: another search trains the last ones
     finally:
-        settle_trials(parent, search.name, ended_trials(search))
-        files = []
-        if complete_trials(search):
-            folder = report or store_root() / FOLDER / "studies" / search.name
-            files = write_report(search, data, folder)
-            print(f"{best_words(search)}\n{folder / 'index.html'}")
-        close_study_run(parent, status, best_values(search), files)
+        with undisturbed():
+            settle_trials(parent, search.name, ended_trials(search))
+            close_study_run(parent, status, best_values(search))
+    if complete_trials(search):
+        folder = report or store_root() / FOLDER / "studies" / search.name
+        log_study_files(parent, write_report(search, data, folder))
+        print(f"{best_words(search)}\n{folder / 'index.html'}")
     now = progress(search)
     states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(now.states.items()))
     print(f"{now.done} of {search.total} trials: {states}")
@@ -94,22 +105,29 @@ def run_search(*, trials: int | None, workers: int | None, report: Path | None =
 def _work(search: Search, places: Sequence[str | None], root: Path, parent: str) -> int:
     mark = runner_mark(f"search {search.name}")
     live: list[_Worker] = []
-    begun = 0
+    begun, barren = 0, 0  # workers so far, and those in a row that died without the study's getting on
+    first = progress(search)
     with signals_noted() as received, _bar(search) as bar:
         try:
             while not received:
+                ended = [worker for worker in live if worker.process.poll() is not None]
                 with host_lock():
                     requeue_dead(search)
                 now = progress(search)
                 _show(bar, search, now.done)
-                for worker in [worker for worker in live if worker.process.poll() is not None]:
+                for worker in ended:
                     live.remove(worker)
-                    if worker.process.returncode > 0:
+                    code = worker.process.returncode
+                    died = code < 0 or code > 128  # by a signal
+                    barren = barren + 1 if died and now.done <= bar.n else 0
+                    if (code and not died) or barren >= _HOPELESS:
                         raise InputError(f"a worker failed; the end of {worker.log}:\n{_tail(worker.log)}")
-                if now.failed >= _HOPELESS and now.failed == now.done:
-                    raise InputError(f"no trial can be trained; the last one said:\n{_last_error(search)}")
-                wanted = min(len(places), search.total - now.done - now.running + len(live))
-                if now.done + now.running >= search.total and not live:
+                if _all_failed(search, first.done):
+                    raise InputError(f"{_HOPELESS} trials in a row failed; the last one said:\n{_last_error(search)}")
+                own = {worker.process.pid for worker in live}
+                elsewhere = sum(pid not in own for pid in now.running)
+                wanted = min(len(places), search.total - now.done - elsewhere)
+                if wanted <= 0 and not live:
                     return 0 if now.done >= search.total else 1  # the others run elsewhere
                 while len(live) < wanted:
                     place = min(set(range(len(places))) - {worker.place for worker in live})
@@ -155,6 +173,15 @@ def _show(bar: tqdm[Any], search: Search, done: int) -> None:
     if done > bar.n:
         bar.update(done - bar.n)
         bar.set_postfix_str(best_words(search))
+
+
+def _all_failed(search: Search, before: int) -> bool:
+    """Whether the last trials failed that have ended since the study had `before` of them."""
+    trials = search.study.get_trials(deepcopy=False)
+    ended = [trial for trial in trials if trial.state.is_finished() and not trial.user_attrs.get(REQUEUED)]
+    ended.sort(key=lambda trial: trial.datetime_complete or datetime.min)
+    last = ended[before:][-_HOPELESS:]
+    return len(last) == _HOPELESS and all(trial.state is TrialState.FAIL for trial in last)
 
 
 def _last_error(search: Search) -> str:

@@ -13,6 +13,8 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from gesturepose.data.labels import LABEL_KINDS, labelled_videos
+from gesturepose.data.prepared import PreparedData
 from gesturepose.params import Params, with_values
 
 Values = Mapping[str, Any]  # settings by dotted key
@@ -70,9 +72,11 @@ def trial_params(params: Params, settings: Values) -> Params:
     return with_values(params.model_copy(update={"runtime": runtime}), settings)
 
 
-def label_cost(params: Params) -> float:
-    """Labels that a training uses, as the mean share over both tasks of the training videos that show theirs."""
-    return (params.labels.pose + params.labels.gesture) / 2
+def label_cost(params: Params, data: PreparedData) -> float:
+    """Labels that a training uses: the share of the training videos that show theirs, the mean of both tasks."""
+    videos, labels = data.split("train"), params.labels
+    shown = [labelled_videos(videos, getattr(labels, kind), kind=kind, seed=labels.seed) for kind in LABEL_KINDS]
+    return sum(map(len, shown)) / (2 * len(videos))
 
 
 def _stored(choice: object) -> bool | int | float | str | None:

@@ -42,9 +42,8 @@ class Journal(JournalFileBackend):
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
         self._lock_file.acquire()
         try:
-            with self._file.open("r+b") as stream:
-                stream.seek(whole_length(self._file))
-                stream.truncate()
+            os.truncate(self._file, whole_length(self._file))
+            with self._file.open("ab") as stream:
                 stream.write(lines.encode())
                 stream.flush()
                 os.fsync(stream.fileno())

@@ -17,13 +17,17 @@ from typing import Any, Final, Literal
 
 import optuna
 import psutil
+import torch
+from numpy.random import SeedSequence
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
+from pydantic import ValidationError
 
 from gesturepose.data.prepared import PreparedData
 from gesturepose.errors import InputError
+from gesturepose.experiment import uses_gpu
 from gesturepose.params import TRIAL_SECTIONS, Params
 from gesturepose.processes import ProcessIdentity
 from gesturepose.provenance import read_pipeline
@@ -61,13 +65,13 @@ class Progress:
     """How far a study is."""
 
     done: int  # trials that count: complete, pruned, or failed for good
-    running: int
+    running: tuple[int, ...]  # the processes that train a trial now, 0 where that is not known
     failed: int
     states: Mapping[str, int]
 
 
-def facts_of(params: Params, data: PreparedData, root: Path) -> dict[str, str]:
-    """Fingerprints of what makes trials comparable: data, code, settings."""
+def facts_of(params: Params, data: PreparedData, root: Path, *, order: str = "") -> dict[str, str]:
+    """Fingerprints of what makes trials comparable: data, code, settings, libraries; and what is said of the order."""
     pipeline = read_pipeline(root)
     values = params.model_dump(mode="json")
     searched = {*params.search.space, *params.search.fixed}
@@ -82,6 +86,8 @@ def facts_of(params: Params, data: PreparedData, root: Path) -> dict[str, str]:
         "code": _digest([pipeline.code_fingerprint(stage) for stage in _STAGES]),
         "first weights": pipeline.data_fingerprint("backbone"),
         "settings": _digest(settings),
+        "libraries": f"torch {torch.__version__}, {'cuda' if uses_gpu(params.runtime) else 'cpu'}",
+        "order": order,
     }
 
 
@@ -106,11 +112,12 @@ def values_of(params: Params, scores: Mapping[str, float]) -> list[float]:
     return [scores[key] for key in keys[params.search.objective][: len(directions(params))]]
 
 
-def open_study(params: Params, data: PreparedData, root: Path, *, warm: bool = True) -> Search:
+def open_study(params: Params, data: PreparedData, root: Path, *, order: str = "") -> Search:
     """The study of these settings on this data with this code, found or created.
 
     Args:
-        warm: a new study begins with the best of the latest other one (`search.warm_start`).
+        order: says of a study that its trials come in an order of its own, so that it is no other's; such a study does
+            not begin with the best of the latest other one (`search.warm_start`).
 
     Raises:
         InputError: the storage does not answer.
@@ -121,24 +128,22 @@ def open_study(params: Params, data: PreparedData, root: Path, *, warm: bool = T
             file=data.folder,
             hint="Set data.validation higher.",
         )
-    facts = facts_of(params, data, root)
+    facts = facts_of(params, data, root, order=order)
     name = f"{PREFIX}-{_digest(facts)[:12]}"
     storage = open_storage()
     try:
         with host_lock():
-            if name in optuna.get_all_study_names(storage):
-                study = optuna.load_study(study_name=name, storage=storage)
-            else:
-                study = optuna.create_study(
-                    study_name=name, storage=storage, directions=list(directions(params)), load_if_exists=True
-                )
+            study = optuna.create_study(
+                study_name=name, storage=storage, directions=list(directions(params)), load_if_exists=True
+            )
+            if PARAMS not in study.user_attrs:  # new, or its maker was killed
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", ExperimentalWarning)
                     study.set_metric_names(metric_names(params))
                 study.set_user_attr(FACTS, facts)
-                study.set_user_attr(PARAMS, params.model_dump_json())
-                for values in _best_of_another(study, params) if warm else ():
+                for values in () if order else _best_of_another(study, params):
                     study.enqueue_trial(values, skip_if_exists=True)
+                study.set_user_attr(PARAMS, params.model_dump_json())
     except STORAGE_ERRORS as error:
         raise storage_error(error) from error
     return Search(study, name, params)
@@ -161,7 +166,13 @@ def load_search(name: str, *, trials: int | None = None) -> Search:
         raise storage_error(error) from error
     if PARAMS not in study.user_attrs:
         raise InputError(f"the study {name!r} was not made by `gesturepose search`")
-    params = Params.model_validate_json(study.user_attrs[PARAMS])
+    try:
+        params = Params.model_validate_json(study.user_attrs[PARAMS])
+    except ValidationError as error:
+        raise InputError(
+            f"the study {name!r} is of another version of the settings: {error.errors()[0]['msg']}",
+            hint="`gesturepose search` begins one of the present version.",
+        ) from None
     if trials is not None:
         params = params.model_copy(update={"search": params.search.model_copy(update={"trials": trials})})
     return Search(study, name, params)
@@ -172,11 +183,12 @@ def next_trial(search: Search) -> Trial | None:
     with host_lock():
         requeue_dead(search)
         now = progress(search)
-        if now.done + now.running >= search.total:
+        if now.done + len(now.running) >= search.total:
             return None
         # A sampler anew for each trial: what it draws depends on the trials before, and on no process's history.
         search.study.sampler = TPESampler(
-            seed=search.params.search.seed + now.done + now.running, n_startup_trials=search.params.search.random_trials
+            seed=int(SeedSequence([search.params.search.seed, now.done + len(now.running)]).generate_state(1)[0]),
+            n_startup_trials=search.params.search.random_trials,
         )
         trial = search.study.ask(fixed_distributions=distributions(search.params))
         for key, value in ProcessIdentity.of(psutil.Process()).tags().items():
@@ -189,8 +201,14 @@ def all_searches() -> list[Search]:
     name = storage_name()
     if "://" not in name and not Path(name).exists():
         return []
-    names = optuna.get_all_study_names(open_storage())
-    return [load_search(name) for name in names if name.startswith(f"{PREFIX}-")]
+    found = []
+    for study in optuna.get_all_study_names(open_storage()):
+        if study.startswith(f"{PREFIX}-"):
+            try:
+                found.append(load_search(study))
+            except InputError:  # of another version
+                continue
+    return found
 
 
 def dead_trials(search: Search) -> list[FrozenTrial]:
@@ -207,23 +225,28 @@ def dead_trials(search: Search) -> list[FrozenTrial]:
 def requeue_dead(search: Search) -> None:
     """End `dead_trials`, and put their values first in line. Call under `host_lock`."""
     for trial in dead_trials(search):
-        requeue(search, trial, "its process ended without a word")
+        requeue(search, trial, "its process ended without a word", counts=True)
 
 
-def requeue(search: Search, trial: FrozenTrial, reason: str) -> None:
-    """End a running trial as failed, and have it tried again, unless that was done too often."""
+def requeue(search: Search, trial: FrozenTrial, reason: str, *, counts: bool) -> bool:
+    """End a running trial as failed, and have it tried again; not for ever, where it `counts`.
+
+    Returns:
+        Whether it is tried again.
+    """
     study, attempt = search.study, int(trial.user_attrs.get(ATTEMPT, 1))
-    again = attempt < _ATTEMPTS
+    again = attempt < _ATTEMPTS or not counts
     try:
         storage = study._storage
         storage.set_trial_user_attr(trial._trial_id, ERROR, reason)
         storage.set_trial_user_attr(trial._trial_id, REQUEUED, again)
         study.tell(trial.number, state=TrialState.FAIL)
     except (RuntimeError, ValueError):  # another host was quicker
-        return
-    values = trial.params or trial.system_attrs.get("fixed_params", {})
+        return again
+    values = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
     if again and values:
-        study.enqueue_trial(values, user_attrs={ATTEMPT: attempt + 1})
+        study.enqueue_trial(values, user_attrs={ATTEMPT: attempt + counts})
+    return again
 
 
 def progress(search: Search) -> Progress:
@@ -235,7 +258,9 @@ def progress(search: Search) -> Progress:
         states[trial.state.name] = states.get(trial.state.name, 0) + 1
     return Progress(
         done=len(counting),
-        running=sum(trial.state is TrialState.RUNNING for trial in trials),
+        running=tuple(
+            int(trial.user_attrs.get("gesturepose.pid", 0)) for trial in trials if trial.state is TrialState.RUNNING
+        ),
         failed=sum(trial.state is TrialState.FAIL for trial in counting),
         states=states,
     )
@@ -258,6 +283,7 @@ def ended_trials(search: Search) -> list[EndedTrial]:
 def complete_trials(search: Search) -> list[FrozenTrial]:
     """Trials with all their values, those first that Optuna takes for the best."""
     found = search.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    found = [trial for trial in found if SCORES in trial.user_attrs]
     best = {trial.number for trial in best_trials(search)}
     return sorted(found, key=lambda trial: (trial.number not in best, -trial.user_attrs[SCORES]["value"], trial.number))
 
@@ -289,8 +315,7 @@ def _best_of_another(study: Study, params: Params) -> list[dict[str, Any]]:
     ]
     for summary in sorted(others, key=lambda other: other.datetime_start or datetime.min, reverse=True):
         other = Search(optuna.load_study(study_name=summary.study_name, storage=study._storage), "", params)
-        trials = [trial for trial in complete_trials(other) if SCORES in trial.user_attrs]
-        if trials:
+        if trials := complete_trials(other):
             found = [suggested_from(params, trial.params) for trial in trials[:count]]
             return [values for values in found if values]
     return []

@@ -6,10 +6,10 @@ import hashlib
 import json
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 from filelock import FileLock
 from optuna.trial import Trial, TrialState
 
@@ -20,11 +20,11 @@ from gesturepose.errors import InputError
 from gesturepose.experiment import fit, load_trunk
 from gesturepose.models.trunk import Trunk
 from gesturepose.params import Params
-from gesturepose.search.pruning import CURVE, build_pruner, prunes, told_to_end
+from gesturepose.search.pruning import COST, CURVE, build_pruner, prunes, told_to_end
 from gesturepose.search.space import label_cost, settings_of, trial_params
 from gesturepose.search.storage import host_lock
 from gesturepose.search.study import ERROR, FACTS, SCORES, SETTINGS, Search, requeue, values_of
-from gesturepose.signals import signals_as_exit, undisturbed
+from gesturepose.signals import deferred, undisturbed
 from gesturepose.tracking import FOLDER
 from gesturepose.tracking.store import store_root
 from gesturepose.tracking.studies import EndedTrial, TrialRun, open_trial_run
@@ -33,59 +33,58 @@ from gesturepose.trainings import collaborative_training, finetuning
 _TRUNK: Final = ("backbone", "weights", "stages", "lateral", "head_channels", "channels")  # settings of the network
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a trial ended."""
-
-    state: TrialState
-    scores: Mapping[str, float]
-
-
-def run_trial(search: Search, trial: Trial, data: PreparedData, parent_id: str) -> Outcome:
+def run_trial(search: Search, trial: Trial, data: PreparedData, parent_id: str) -> bool:
     """Train and score a trial that has begun, tell the study, and keep it as an MLflow run.
 
     Ctrl-C and SIGTERM end it as one that is tried again, from its checkpoint. A trial that cannot be trained has
     failed, and the study goes on.
+
+    Returns:
+        Whether this process is fit for another trial: not after an error that no user's mistake explains.
     """
-    settings = settings_of(search.params, trial.params)
-    trial.set_user_attr(SETTINGS, settings)
     run: TrialRun | None = None
-    with signals_as_exit() as received:
-        try:
-            run = open_trial_run(parent_id, search.name, trial.number, {"trial": settings})
-            scores = _trained(search, trial, trial_params(search.params, settings), data, run)
-        except (KeyboardInterrupt, SystemExit):
-            with undisturbed():
-                reason = received[0] if received else "SIGINT"
-                with host_lock():
-                    requeue(search, search.study._storage.get_trial(trial._trial_id), reason)
-                if run is not None:
-                    run.end(EndedTrial(trial.number, "FAIL", killed=True, error=reason))
-            raise
-        except Exception as error:
-            text = str(error) if isinstance(error, InputError) else "".join(traceback.format_exception(error))
-            with undisturbed():
-                trial.set_user_attr(ERROR, text[-4000:])
-                search.study.tell(trial, state=TrialState.FAIL)
-                if run is not None:
-                    run.end(EndedTrial(trial.number, "FAIL", killed=False, error=text))
-            return Outcome(TrialState.FAIL, {})
+    settings = settings_of(search.params, trial.params)
+    checkpoint = checkpoint_of(search, settings)
+    try:
+        trial.set_user_attr(SETTINGS, settings)
+        run = open_trial_run(parent_id, search.name, trial.number, {"trial": settings})
+        scores = _trained(search, trial, trial_params(search.params, settings), data, run, checkpoint)
+    except (KeyboardInterrupt, SystemExit):
         with undisturbed():
-            state = TrialState.PRUNED if scores is None else TrialState.COMPLETE
-            search.study.tell(trial, None if scores is None else values_of(search.params, scores), state=state)
-            run.end(EndedTrial(trial.number, state.name, killed=False, error=""))
-            checkpoint_of(search, settings).unlink(missing_ok=True)
-        return Outcome(state, scores or {})
+            reason = "it was told to end"
+            with host_lock():
+                requeue(search, search.study._storage.get_trial(trial._trial_id), reason, counts=False)
+            if run is not None:
+                run.end(EndedTrial(trial.number, "FAIL", killed=True, error=reason))
+        raise
+    except Exception as error:
+        known = isinstance(error, InputError)
+        text = str(error) if known else "".join(traceback.format_exception(error))
+        with deferred():
+            trial.set_user_attr(ERROR, text[-4000:])
+            search.study.tell(trial, state=TrialState.FAIL)
+            if run is not None:
+                run.end(EndedTrial(trial.number, "FAIL", killed=False, error=text))
+            checkpoint.unlink(missing_ok=True)
+        return known
+    with deferred():
+        state = TrialState.PRUNED if scores is None else TrialState.COMPLETE
+        search.study.tell(trial, None if scores is None else values_of(search.params, scores), state=state)
+        run.end(EndedTrial(trial.number, state.name, killed=False, error=""))
+        checkpoint.unlink(missing_ok=True)
+    return True
 
 
 def _trained(
-    search: Search, trial: Trial, params: Params, data: PreparedData, run: TrialRun
+    search: Search, trial: Trial, params: Params, data: PreparedData, run: TrialRun, checkpoint: Path
 ) -> Mapping[str, float] | None:
     """The scores of the weights that the train stage would keep; None where the trial was pruned."""
-    share = params.search.accuracy_share
+    if params.runtime.compile:
+        torch._dynamo.reset()  # programs of other trials count against what one process may compile
+    share, cost = params.search.accuracy_share, label_cost(params, data)
+    trial.set_user_attr(COST, cost)
     training = collaborative_training(params, data, finetuned_trunk(search, params, data))
     curve: dict[int, float] = {}
-    checkpoint = checkpoint_of(search, settings_of(search.params, trial.params))
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     for epoch in fit(training, checkpoint):
         value = share * epoch.metrics["validation/accuracy"] + (1 - share) * epoch.metrics["validation/pck_30"]
@@ -94,6 +93,7 @@ def _trained(
         trial.set_user_attr(CURVE, curve)
         last = epoch.number == training.settings.epochs or training.finished
         if _ends(search, trial, curve, params.train.epochs) and not last:
+            _constrain(search, trial, max(curve.values()))
             return None
     training.weights()  # refuses a training without any that are finite
     kept = training.history[-1]
@@ -103,21 +103,26 @@ def _trained(
         "accuracy": kept["validation/accuracy"],
         "pck_30": kept["validation/pck_30"],
         "value": curve[int(kept["epoch"])],
-        "label_cost": label_cost(params),
+        "label_cost": cost,
         "epoch": kept["epoch"],
     }
     trial.set_user_attr(SCORES, scores)
-    if params.search.objective == "cheapest":
-        trial.set_constraint("value", params.search.hold - scores["value"])
+    _constrain(search, trial, scores["value"])
     run.log_metrics({f"kept/{name}": value for name, value in scores.items()}, step=0)
     return scores
+
+
+def _constrain(search: Search, trial: Trial, value: float) -> None:
+    """Tell the sampler whether a trial of `cheapest` holds what it has to; of one that was pruned, too."""
+    if search.params.search.objective == "cheapest":
+        trial.set_constraint("value", search.params.search.hold - value)
 
 
 def _ends(search: Search, trial: Trial, curve: Mapping[int, float], epochs: int) -> bool:
     """Whether the pruner ends the trial after the epochs of `curve`."""
     settings = search.params.search
-    if settings.pruner == "none":
-        return False
+    if settings.objective == "cheapest" and max(curve.values()) >= settings.hold:
+        return False  # it holds already what it has to
     if settings.objective == "value":  # what Optuna's own tools show
         search.study.pruner = build_pruner(settings, epochs)
         return told_to_end(trial, curve)

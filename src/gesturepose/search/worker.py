@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import psutil
 import typer
 
 from gesturepose.data.prepared import PreparedData
 from gesturepose.errors import InputError, exit_on_input_error
+from gesturepose.processes import RUNNER_VARIABLE, Runner
 from gesturepose.search.study import FACTS, load_search, next_trial
 from gesturepose.search.trial import run_trial
-from gesturepose.signals import ending_with
+from gesturepose.signals import deferred, ending_with, signals_as_exit
 
 PREPARED = Path("data/prepared")
 
@@ -28,9 +28,17 @@ def main(study: str, trials: int, run: str) -> None:
         raise InputError(
             f"the study {study} is of other data", file=PREPARED, hint="`gesturepose search` begins one of this data."
         )
-    with ending_with(psutil.Process(os.getppid())):
-        while (trial := next_trial(search)) is not None:
-            run_trial(search, trial, data, run)
+    runner = Runner.from_mark(os.environ.get(RUNNER_VARIABLE, ""))
+    if runner is None:
+        raise InputError("the search that started this worker is gone")
+    with signals_as_exit(), ending_with(runner.process):
+        fit_for_more = True
+        while fit_for_more:
+            with deferred():
+                trial = next_trial(search)
+            if trial is None:
+                return
+            fit_for_more = run_trial(search, trial, data, run)
 
 
 if __name__ == "__main__":

@@ -110,17 +110,23 @@ def settle_trials(parent_id: str, study: str, ended: Iterable[EndedTrial]) -> No
                 _end(store, run.info.run_id, trial)
 
 
-def close_study_run(parent_id: str, status: str, values: Mapping[str, float], files: Iterable[Path]) -> None:
-    """End a study's run, unless its status is to stay RUNNING, with its best values and the files that show it."""
+def close_study_run(parent_id: str, status: str, values: Mapping[str, float]) -> None:
+    """End a study's run, unless its status is to stay RUNNING, with its best values."""
     store = open_store()
     now_ms = int(time.time() * 1000)
     with reported(store):
         metrics = [Metric(name, float(value), now_ms, 0) for name, value in values.items()]
         store.client.log_batch(parent_id, metrics=metrics)
-        for file in files:
-            store.client.log_artifact(parent_id, str(file))
         if status != "RUNNING":
             store.client.set_terminated(parent_id, status)
+
+
+def log_study_files(parent_id: str, files: Iterable[Path]) -> None:
+    """Keep the files that show a study with its run."""
+    store = open_store()
+    with reported(store):
+        for file in files:
+            store.client.log_artifact(parent_id, str(file))
 
 
 def trial_runs(store: Store, study: str) -> list[Run]:
