@@ -92,7 +92,7 @@ def test_the_console_script_ends_a_mistake_with_a_message_and_2(tmp_path: Path) 
 def test_help_names_every_command_and_a_wrong_option_is_a_usage_error(gesturepose: Command, tmp_path: Path) -> None:
     shown = gesturepose("--help")
     assert shown.code == 0
-    for name in ("profile", "verify", "generate", "render", "compare", "ui", "link", "matrix", "doctor"):
+    for name in ("profile", "verify", "generate", "render", "compare", "ui", "link", "matrix", "search", "promote", "doctor"):
         assert f" {name} " in shown.out
     for wrong in (
         ("generate", tmp_path / "out", "--size", "huge"),
@@ -338,7 +338,7 @@ def test_doctor_finds_and_ends_the_run_of_a_killed_process(project: Path, gestur
     assert only(stages(store)).info.status == "KILLED"
     assert only(executions(store)).info.status == "FAILED"
     again = gesturepose("doctor", "--reap")
-    assert again.code == 0 and again.out.endswith("dead runs     0\n")
+    assert again.code == 0 and "dead runs     0\n" in again.out and again.out.endswith("dead trials   0\n")
     (project / "params.yaml").write_text(settings)
     refused(gesturepose("doctor"), "unknown key train.rate")
 
