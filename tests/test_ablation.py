@@ -119,7 +119,7 @@ def test_rows_are_the_papers(params):
     [
         ({"rows: [baseline,": "rows: [base_line,"}, "ablation.rows"),
         ({"rows: [baseline,": "rows: [complete,"}, "ablation: an entry stands in rows twice"),
-        ({"train_steps: 600": "train_steps: 601"}, "ablation: train_steps 601 is no multiple of log_every 20"),
+        ({"train_steps: 300": "train_steps: 301"}, "ablation: train_steps 301 is no multiple of log_every 20"),
         ({"lstm_steps: 2000": "lstm_steps: 2010"}, "ablation: lstm_steps 2010 is no multiple of log_every 20"),
         ({"finetune_steps: 300": "finetune_steps: 310", "log_every: 20": "log_every: 10"},  # the first is of weak
          "weak.finetune_steps 310 is no multiple of ablation.log_every 20"),

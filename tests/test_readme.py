@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 from typer.testing import CliRunner
 
 from gesturepose.cells import DIRECTIONS
@@ -51,6 +52,21 @@ def test_curves_are_those_of_the_committed_metrics():
             )
             assert told.replace("\u00a0", " ") in line
     assert f"{metrics['data']['videos']} {metrics['data']['split']} videos" in section
+
+
+def test_tables_are_those_of_the_committed_results():
+    found = pd.read_csv(PROJECT / "reports/ablation/tables.csv")
+    section = README.split("## Ablations")[1].split("\n## ")[0]
+    lines = [[part.strip() for part in line.split("|")[1:5]] for line in section.splitlines() if line.startswith("| ")]
+    quoted = {label: numbers for label, *numbers in lines[1:]}
+    assert len(quoted) >= 8 and set(quoted) <= set(found["label"])
+    for row in found[found["table"].isin(["table_1", "own", "references"])].itertuples():
+        if row.label in quoted:
+            accuracy, pck, paper = quoted[row.label]
+            assert accuracy == f"{100 * row.accuracy_mean:.1f} ± {100 * row.accuracy_std:.1f} %"
+            has_pose = not pd.isna(row.pck_30_mean)
+            assert pck == (f"{100 * row.pck_30_mean:.1f} ± {100 * row.pck_30_std:.1f} %" if has_pose else "")
+            assert paper == ("" if pd.isna(row.paper_accuracy) else f"{100 * row.paper_accuracy:.2f} %")
 
 
 def test_the_demo_is_better_than_its_baselines_by_the_promised_margins():

@@ -426,6 +426,9 @@ def test_settings_that_make_no_curve_are_refused_with_their_line(params, tmp_pat
 def test_a_split_without_videos_is_refused_before_anything_is_trained(tmp_path):
     path = tmp_path / "params.yaml"
     text = (Path(__file__).parents[1] / PARAMS_FILE).read_text()
-    path.write_text(text.replace("validation: 0.15 ", "validation: 0.0 ").replace("select: best", "select: last"))
+    for old, new in (("validation: 0.15 ", "validation: 0.0 "), ("select: best", "select: last")):
+        assert old in text
+        text = text.replace(old, new)
+    path.write_text(text.replace("split: test ", "split: validation "))
     with pytest.raises(InputError, match=r"weak.split is validation, but data.validation is 0"):
         load_params(path)

@@ -168,18 +168,23 @@ def read_inputs(
     return PageInputs(metrics, params, data.index, per_class, figures, fingerprints)
 
 
-def render_page(inputs: PageInputs) -> str:
-    """The page as HTML; equal inputs give equal text."""
-    metrics, params, index = inputs.metrics, inputs.params, inputs.index
-    gesture, pose = metrics["gesture"], metrics["pose"]
-    environment = Environment(
-        loader=PackageLoader("gesturepose", "templates"),
+def template_environment(folder: str) -> Environment:
+    """The templates in a folder of the package; a value that is missing is an error."""
+    return Environment(
+        loader=PackageLoader("gesturepose", folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+
+
+def render_page(inputs: PageInputs) -> str:
+    """The page as HTML; equal inputs give equal text."""
+    metrics, params, index = inputs.metrics, inputs.params, inputs.index
+    gesture, pose = metrics["gesture"], metrics["pose"]
+    environment = template_environment("templates")
     environment.filters |= {"percent": percent, "percent_to": percent_to, "css": lambda value: f"{100 * value:.2f}%"}
     confidence = f"{100 * params.evaluate.confidence:g} %"
     is_fpha = index.name == FPHA_NAME

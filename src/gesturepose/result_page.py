@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 
 from gesturepose.errors import InputError
-from gesturepose.page import FigureFile
+from gesturepose.page import FigureFile, template_environment
 from gesturepose.params import CellSettings, Params
 from gesturepose.structures import SYNTHETIC_NAME
 from gesturepose.wording import ENOUGH_SEEDS
@@ -65,14 +65,7 @@ def read_results(
 
 def result_environment() -> Environment:
     """The templates of all these pages."""
-    return Environment(
-        loader=PackageLoader("gesturepose", "result_templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    return template_environment("result_templates")
 
 
 def common_values(inputs: ResultInputs, settings: CellSettings, sections: Sequence[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from gesturepose.compare.comparison import CONFIDENCE, RESAMPLES, Comparison, Ga
 from gesturepose.compare.revisions import WORKSPACE, Revision, read_revisions
 from gesturepose.curve_plots import BAND, METHODS, PANELS, curve_figure
 from gesturepose.errors import InputError
-from gesturepose.page import FigureFile, percent
+from gesturepose.page import FigureFile
 from gesturepose.plots import figure_png
 from gesturepose.provenance import project_root
 from gesturepose.result_page import result_environment
@@ -67,26 +67,28 @@ def render_page(comparison: Comparison, png: bytes, addresses: Mapping[str, str]
         png: the figure.
         addresses: of the MLflow run that trained each weights file, by the file's SHA-256.
     """
-    environment = result_environment()
-    environment.filters |= {"percent": percent, "points": points, "p_value": p_value}
-    return environment.get_template("compare.html.j2").render(
-        comparison=comparison,
-        first=comparison.revisions[0],
-        workspace=WORKSPACE,
-        figure=FigureFile("Label-efficiency curves", f"{BAND} {_data_of(comparison)}", png),
-        data=_data_of(comparison),
-        panels=PANELS,
-        methods=METHODS,
-        banners=_banners(comparison.revisions),
-        enough_seeds=ENOUGH_SEEDS,
-        confidence=f"{100 * CONFIDENCE:g}\u00a0%",
-        resamples=f"{RESAMPLES:,}",
-        level=f"{1 - CONFIDENCE:.2g}",
-        described=describe_data,
-        links=lambda revision, table, ratio: _links(revision, table, ratio, addresses),
-        score_text=score_text,
-        gain_text=gain_text,
-        mcnemar_of=lambda gain: _mcnemar_of(gain, comparison.revisions[0].name),
+    return (
+        result_environment()
+        .get_template("compare.html.j2")
+        .render(
+            comparison=comparison,
+            first=comparison.revisions[0],
+            workspace=WORKSPACE,
+            figure=FigureFile("Label-efficiency curves", f"{BAND} {_data_of(comparison)}", png),
+            data=_data_of(comparison),
+            panels=PANELS,
+            methods=METHODS,
+            banners=_banners(comparison.revisions),
+            enough_seeds=ENOUGH_SEEDS,
+            confidence=f"{100 * CONFIDENCE:g}\u00a0%",
+            resamples=f"{RESAMPLES:,}",
+            level=f"{1 - CONFIDENCE:.2g}",
+            described=describe_data,
+            links=lambda revision, table, ratio: _links(revision, table, ratio, addresses),
+            score_text=score_text,
+            gain_text=gain_text,
+            mcnemar_of=lambda gain: _mcnemar_of(gain, comparison.revisions[0].name),
+        )
     )
 
 
