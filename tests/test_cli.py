@@ -92,7 +92,19 @@ def test_the_console_script_ends_a_mistake_with_a_message_and_2(tmp_path: Path) 
 def test_help_names_every_command_and_a_wrong_option_is_a_usage_error(gesturepose: Command, tmp_path: Path) -> None:
     shown = gesturepose("--help")
     assert shown.code == 0
-    for name in ("profile", "verify", "generate", "render", "compare", "ui", "link", "matrix", "search", "promote", "doctor"):
+    for name in (
+        "profile",
+        "verify",
+        "generate",
+        "render",
+        "compare",
+        "ui",
+        "link",
+        "matrix",
+        "search",
+        "promote",
+        "doctor",
+    ):
         assert f" {name} " in shown.out
     for wrong in (
         ("generate", tmp_path / "out", "--size", "huge"),

@@ -20,8 +20,8 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
-    TypeAdapter,
     ValidationError,
+    create_model,
     field_validator,
     model_validator,
 )
@@ -400,12 +400,9 @@ class Params(_Section):
             raise ValueError(f"{place} is no setting of a trial, in {', '.join(TRIAL_SECTIONS)}{hint}")
         # The field alone: which values go together is a trial's to say, since other settings change with it.
         field = type(getattr(self, section)).model_fields[leaf]
-        alone: TypeAdapter[Any] = TypeAdapter(
-            Annotated[field.annotation, *field.metadata],  # type: ignore[arg-type]
-            config=ConfigDict(strict=True),
-        )
+        alone = create_model("Alone", __config__=ConfigDict(strict=True), value=(field.annotation, field))
         try:
-            alone.validate_json(json.dumps(value))
+            alone.model_validate_json(json.dumps({"value": value}))
         except ValidationError as error:
             raise ValueError(f"{place} cannot be {_short(value)}: {error.errors()[0]['msg']}") from None
 
