@@ -11,7 +11,7 @@ import optuna.visualization as interactive
 import optuna.visualization.matplotlib as pictures
 from matplotlib.figure import Figure
 from optuna.study import Study
-from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from gesturepose.plots import figure_png
 from gesturepose.search.study import SCORES
@@ -21,7 +21,8 @@ CAPTIONS: Final = {
     "importances": "How much of the spread of the values each setting explains (PED-ANOVA), over complete trials.",
     "parallel": "Each line is a trial, from setting to setting; darker ones are better.",
     "slices": "The value against each setting by itself.",
-    "front": "Each trial's objectives; no trial is better in all of them than one on the front.",
+    "front": "Each complete trial's accuracy and PCK@30, and its labels where they are searched; none beats one on the "
+    "front in all of them.",
     "curves": "The value after each epoch. Lines that end early were pruned.",
 }
 _LEAST = 3  # complete trials, below which importances and slices show nothing
@@ -32,17 +33,17 @@ def names_of(objective: str, complete: int) -> list[str]:
     names = ["history"]
     if complete >= _LEAST:
         names += ["importances", "parallel", "slices"]
-    return names + {"value": ["curves"], "front": ["front"], "cheapest": []}[objective]
+    return [*names, "front", *(["curves"] if objective == "value" else [])]
 
 
 def png_figures(study: Study, names: list[str]) -> dict[str, bytes]:
     """Each figure as PNG; equal studies give equal bytes."""
     found = {}
-    study = _bare(study)
+    bare = _bare(study)
     for name in names:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            drawn = _drawn(study, name, pictures)
+            drawn = _drawn(bare, name, pictures)
         axes = drawn if not hasattr(drawn, "flat") else drawn.flat[0]
         figure: Figure = axes.figure
         figure.set_size_inches({"slices": 2.5 * len(figure.axes), "parallel": 16.0}.get(name, 9.0), 4.5)
@@ -64,22 +65,42 @@ def interactive_page(study: Study, names: list[str]) -> str:
 
 
 def _bare(study: Study) -> Study:
-    """The study without what its trials note of processes and times, which figures would show."""
+    """The study without what its trials note of processes and times, which figures would show; numbers stay."""
     bare = optuna.create_study(directions=study.directions)
     for trial in study.get_trials(deepcopy=False):
-        if trial.state.is_finished():
-            bare.add_trial(
-                create_trial(
-                    state=trial.state,
-                    values=trial.values,
-                    params=trial.params,
-                    distributions=trial.distributions,
-                    intermediate_values=trial.intermediate_values,
-                    user_attrs={SCORES: trial.user_attrs[SCORES]} if SCORES in trial.user_attrs else {},
-                    system_attrs={name: value for name, value in trial.system_attrs.items() if "constraint" in name},
-                )
+        if not trial.state.is_finished():
+            bare.add_trial(create_trial(state=TrialState.FAIL))
+            continue
+        bare.add_trial(
+            create_trial(
+                state=trial.state,
+                values=trial.values,
+                params=trial.params,
+                distributions=trial.distributions,
+                intermediate_values=trial.intermediate_values,
+                user_attrs={SCORES: trial.user_attrs[SCORES]} if SCORES in trial.user_attrs else {},
+                system_attrs={name: value for name, value in trial.system_attrs.items() if "constraint" in name},
             )
+        )
     return bare
+
+
+def _scores(study: Study) -> Study:
+    """The study with complete trials' scores for values, whatever its own objective is; numbers stay."""
+    complete = [trial for trial in study.trials if trial.state is TrialState.COMPLETE]
+    labels = len({trial.user_attrs[SCORES]["label_cost"] for trial in complete}) > 1
+    names = {"accuracy": "accuracy", "pck_30": "PCK@30"} | ({"label_cost": "label cost"} if labels else {})
+    found = optuna.create_study(directions=["minimize" if name == "label_cost" else "maximize" for name in names])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        found.set_metric_names(list(names.values()))
+    for trial in study.trials:
+        if trial.state is TrialState.COMPLETE:
+            values = [trial.user_attrs[SCORES][name] for name in names]
+            found.add_trial(create_trial(values=values, params=trial.params, distributions=trial.distributions))
+        else:
+            found.add_trial(create_trial(state=TrialState.FAIL))
+    return found
 
 
 def target_of(study: Study) -> Callable[[FrozenTrial], float] | None:
@@ -101,4 +122,4 @@ def _drawn(study: Study, name: str, kind: Any) -> Any:
         return kind.plot_slice(study, target=target, target_name=label)
     if name == "curves":
         return kind.plot_intermediate_values(study)
-    return kind.plot_pareto_front(study)
+    return kind.plot_pareto_front(_scores(study))

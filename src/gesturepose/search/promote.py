@@ -13,7 +13,7 @@ from gesturepose.errors import InputError
 from gesturepose.params import PARAMS_FILE, load_params, set_values
 from gesturepose.provenance import project_root
 from gesturepose.search.report import best_by_value
-from gesturepose.search.study import FACTS, SCORES, SETTINGS, Search, facts_of, load_search
+from gesturepose.search.study import SCORES, SETTINGS, Search, load_search, unlike_facts
 from gesturepose.search.worker import PREPARED
 
 
@@ -40,10 +40,8 @@ def promote(name: str, number: int | None, *, dirty: bool, other: bool) -> list[
             "has changes that are not committed", file=root / PARAMS_FILE, hint="Commit them, or add --dirty."
         )
     params = load_params(root / PARAMS_FILE)
-    known = search.study.user_attrs[FACTS]
     of_study = params.model_copy(update={"search": search.params.search})
-    present = facts_of(of_study, PreparedData.open(PREPARED), root, order=known["order"])
-    unlike = [fact for fact in present if present[fact] != known.get(fact)]
+    unlike = unlike_facts(search, of_study, PreparedData.open(PREPARED), root)
     if unlike and not other:
         raise InputError(
             f"the study {name} is of other {', '.join(unlike)} than this project has now",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from urllib.parse import urlsplit
 
 import optuna
 from filelock import FileLock
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from sqlalchemy.exc import SQLAlchemyError
@@ -24,6 +25,7 @@ from gesturepose.tracking.store import store_root
 VARIABLE = "OPTUNA_STORAGE"
 _JOURNAL = "studies.journal"
 _REACH_S = 10
+_HEARTBEAT_S, _SILENT_S = 60, 600  # of trials in a database, where other machines may have died
 STORAGE_ERRORS = (SQLAlchemyError, StorageInternalError, ImportError, OSError)
 
 
@@ -91,7 +93,11 @@ def open_storage() -> BaseStorage:
             options: Mapping[str, Any] = {"pool_pre_ping": True}
             if name.startswith("postgresql"):
                 options = {**options, "connect_args": {"connect_timeout": _REACH_S}}
-            return optuna.storages.RDBStorage(name, engine_kwargs=dict(options))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                return optuna.storages.RDBStorage(
+                    name, engine_kwargs=dict(options), heartbeat_interval=_HEARTBEAT_S, grace_period=_SILENT_S
+                )
         except (*STORAGE_ERRORS, ValueError) as error:
             raise storage_error(error) from error
 

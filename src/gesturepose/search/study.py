@@ -21,6 +21,7 @@ import torch
 from numpy.random import SeedSequence
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import TPESampler
+from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from pydantic import ValidationError
@@ -89,6 +90,13 @@ def facts_of(params: Params, data: PreparedData, root: Path, *, order: str = "")
         "libraries": f"torch {torch.__version__}, {'cuda' if uses_gpu(params.runtime) else 'cpu'}",
         "order": order,
     }
+
+
+def unlike_facts(search: Search, params: Params, data: PreparedData, root: Path) -> list[str]:
+    """What a study is of that is different now: data, code, settings, ..."""
+    known = search.study.user_attrs[FACTS]
+    present = facts_of(params, data, root, order=known["order"])
+    return [fact for fact in present if present[fact] != known.get(fact)]
 
 
 def directions(params: Params) -> tuple[Literal["minimize", "maximize"], ...]:
@@ -190,9 +198,13 @@ def next_trial(search: Search) -> Trial | None:
             seed=int(SeedSequence([search.params.search.seed, now.done + len(now.running)]).generate_state(1)[0]),
             n_startup_trials=search.params.search.random_trials,
         )
-        trial = search.study.ask(fixed_distributions=distributions(search.params))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Heartbeat of storage")  # sent below, and while it trains
+            trial = search.study.ask(fixed_distributions=distributions(search.params))
         for key, value in ProcessIdentity.of(psutil.Process()).tags().items():
             trial.set_user_attr(key, value)
+        if isinstance(trial.storage, BaseHeartbeat):
+            trial.storage.record_heartbeat(trial._trial_id)
         return trial
 
 
@@ -212,9 +224,13 @@ def all_searches() -> list[Search]:
 
 
 def dead_trials(search: Search) -> list[FrozenTrial]:
-    """Running trials of this host whose process is gone."""
+    """Running trials of this host whose process is gone, and of other hosts that have been silent for long."""
+    storage = search.study._storage
+    silent = storage._get_stale_trial_ids(search.study._study_id) if isinstance(storage, BaseHeartbeat) else []
 
     def dead(trial: FrozenTrial) -> bool:
+        if trial._trial_id in silent:
+            return True
         owner = ProcessIdentity.from_tags(trial.user_attrs)
         begun = trial.datetime_start or datetime.now()
         return owner.is_dead() if owner else (datetime.now() - begun).total_seconds() > _OWNERLESS_S

@@ -11,6 +11,8 @@ from typing import Any, Final
 
 import torch
 from filelock import FileLock
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages._heartbeat import get_heartbeat_thread
 from optuna.trial import Trial, TrialState
 
 from gesturepose.backbone import initial_trunk
@@ -26,7 +28,7 @@ from gesturepose.search.storage import host_lock
 from gesturepose.search.study import ERROR, FACTS, SCORES, SETTINGS, Search, requeue, values_of
 from gesturepose.signals import deferred, undisturbed
 from gesturepose.tracking import FOLDER
-from gesturepose.tracking.store import store_root
+from gesturepose.tracking.store import StoreError, store_root
 from gesturepose.tracking.studies import EndedTrial, TrialRun, open_trial_run
 from gesturepose.trainings import collaborative_training, finetuning
 
@@ -36,8 +38,8 @@ _TRUNK: Final = ("backbone", "weights", "stages", "lateral", "head_channels", "c
 def run_trial(search: Search, trial: Trial, data: PreparedData, parent_id: str) -> bool:
     """Train and score a trial that has begun, tell the study, and keep it as an MLflow run.
 
-    Ctrl-C and SIGTERM end it as one that is tried again, from its checkpoint. A trial that cannot be trained has
-    failed, and the study goes on.
+    Ctrl-C, SIGTERM and a tracking store that does not answer end it as one that is tried again, from its checkpoint. A
+    trial that cannot be trained has failed, and the study goes on.
 
     Returns:
         Whether this process is fit for another trial: not after an error that no user's mistake explains.
@@ -48,13 +50,16 @@ def run_trial(search: Search, trial: Trial, data: PreparedData, parent_id: str) 
     try:
         trial.set_user_attr(SETTINGS, settings)
         run = open_trial_run(parent_id, search.name, trial.number, {"trial": settings})
-        scores = _trained(search, trial, trial_params(search.params, settings), data, run, checkpoint)
-    except (KeyboardInterrupt, SystemExit):
+        with get_heartbeat_thread(trial._trial_id, trial.storage):
+            scores = _trained(search, trial, trial_params(search.params, settings), data, run, checkpoint)
+    except UpdateFinishedTrialError:  # silent for so long that another host has begun it again
+        return True
+    except (KeyboardInterrupt, SystemExit, StoreError) as error:
         with undisturbed():
-            reason = "it was told to end"
+            reason = str(error) if isinstance(error, StoreError) else "it was told to end"
             with host_lock():
                 requeue(search, search.study._storage.get_trial(trial._trial_id), reason, counts=False)
-            if run is not None:
+            if run is not None and not isinstance(error, StoreError):
                 run.end(EndedTrial(trial.number, "FAIL", killed=True, error=reason))
         raise
     except Exception as error:
@@ -62,14 +67,15 @@ def run_trial(search: Search, trial: Trial, data: PreparedData, parent_id: str) 
         text = str(error) if known else "".join(traceback.format_exception(error))
         with deferred():
             trial.set_user_attr(ERROR, text[-4000:])
-            search.study.tell(trial, state=TrialState.FAIL)
+            search.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
             if run is not None:
                 run.end(EndedTrial(trial.number, "FAIL", killed=False, error=text))
             checkpoint.unlink(missing_ok=True)
         return known
     with deferred():
         state = TrialState.PRUNED if scores is None else TrialState.COMPLETE
-        search.study.tell(trial, None if scores is None else values_of(search.params, scores), state=state)
+        values = None if scores is None else values_of(search.params, scores)
+        search.study.tell(trial, values, state=state, skip_if_finished=True)
         run.end(EndedTrial(trial.number, state.name, killed=False, error=""))
         checkpoint.unlink(missing_ok=True)
     return True

@@ -14,7 +14,8 @@ import typer
 from gesturepose.data.prepared import PreparedData
 from gesturepose.errors import InputError, exit_on_input_error
 from gesturepose.processes import RUNNER_VARIABLE, Runner
-from gesturepose.search.study import FACTS, load_search, next_trial
+from gesturepose.provenance import project_root
+from gesturepose.search.study import load_search, next_trial, unlike_facts
 from gesturepose.search.trial import run_trial
 from gesturepose.signals import deferred, ending_with, signals_as_exit
 
@@ -24,9 +25,10 @@ PREPARED = Path("data/prepared")
 def main(study: str, trials: int, run: str) -> None:
     search = load_search(study, trials=trials)
     data = PreparedData.open(PREPARED)
-    if data.fingerprint != search.study.user_attrs[FACTS]["data"]:
+    if unlike := unlike_facts(search, search.params, data, project_root()):
         raise InputError(
-            f"the study {study} is of other data", file=PREPARED, hint="`gesturepose search` begins one of this data."
+            f"the study {study} is of other {', '.join(unlike)} than this project has now",
+            hint="`gesturepose search` begins one of the present.",
         )
     runner = Runner.from_mark(os.environ.get(RUNNER_VARIABLE, ""))
     if runner is None:

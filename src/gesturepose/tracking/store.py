@@ -50,6 +50,10 @@ def _own_uri() -> str:
     return f"sqlite:///{store_root() / FOLDER / 'mlflow.db'}"
 
 
+class StoreError(InputError):
+    """The tracking store does not answer."""
+
+
 @dataclass(frozen=True)
 class Store:
     """The opened experiment. `lock` orders what several processes of this host must not do at once."""
@@ -118,7 +122,7 @@ def open_store() -> Store:
     return Store(client, experiment_id, uri, lock)
 
 
-def store_error(uri: str, error: Exception) -> InputError:
+def store_error(uri: str, error: Exception) -> StoreError:
     """What a user can do about a store that does not answer."""
     if uri.startswith("http"):
         hint = "Start that server, or unset MLFLOW_TRACKING_URI to use the project's own store."
@@ -127,7 +131,7 @@ def store_error(uri: str, error: Exception) -> InputError:
     reason = str(error).splitlines()[0]
     if password := urlsplit(uri).password:
         reason = reason.replace(f":{password}@", ":***@")  # MLflow and requests quote the address
-    return InputError(f"the MLflow tracking store {shown_uri(uri)} does not work: {reason[:300]}", hint=hint)
+    return StoreError(f"the MLflow tracking store {shown_uri(uri)} does not work: {reason[:300]}", hint=hint)
 
 
 def _ensure_experiment(client: MlflowClient, experiment: Experiment | None, location: str | None) -> str:

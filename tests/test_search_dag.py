@@ -1,0 +1,62 @@
+"""The nested pipeline of a study: the same trials each time, nothing of it started by the root pipeline."""
+
+import json
+import shutil
+
+import grimp
+import pytest
+import yaml
+from dvc.repo import Repo
+
+from gesturepose.provenance import file_digest
+from test_dag import PROJECT, checkout, edit, imported_files, run
+
+NESTED = "pipelines/search/dvc.yaml"
+FILES = ["trials.csv", "metrics.json", "index.html", "plots.html", "figures/history.png", "figures/front.png"]
+
+
+def test_code_dependencies_are_the_imports():
+    (stage,) = yaml.safe_load((PROJECT / NESTED).read_text())["stages"].values()
+    script = PROJECT / "pipelines/search/search.py"
+    used = imported_files(script, grimp.build_graph("gesturepose", cache_dir=None)) | {script}
+    used -= {PROJECT / "src/gesturepose/__init__.py"}
+    paths = {PROJECT / path for path in stage["deps"] if path.startswith(("src/", "pipelines/"))}
+    covered = {file for file in used if any(file == path or path in file.parents for path in paths)}
+    assert used - covered == set(), "imported, and no dependency"
+    templates = PROJECT / "src/gesturepose/result_templates"
+    idle = {path for path in paths - {templates} if not any(file == path or path in file.parents for file in used)}
+    assert idle == set(), "a dependency, and not imported"
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory):
+    folder = checkout(tmp_path_factory.mktemp("project"))
+    edit(folder / "params.yaml", "trials: 20", "trials: 3")
+    edit(folder / "params.yaml", "random_trials: 8", "random_trials: 2")
+    edit(folder / "params.yaml", "pruner: median", "pruner: none")
+    run("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qam", "short", cwd=folder)
+    run("dvc", "repro", NESTED, cwd=folder)
+    return folder
+
+
+def test_a_study_is_repeated_to_the_byte(reproduced):
+    folder = reproduced
+    before = {name: file_digest(folder / "reports/search" / name) for name in FILES}
+    found = json.loads((folder / "reports/search/metrics.json").read_text())
+    assert found["study"]["trials"] == 3 and set(found["replay"]) == {"median", "hyperband"}
+    assert run("dvc", "status", "-q", NESTED, cwd=folder, check=False).returncode == 0
+    # As on another machine: no study, no trunks, no checkpoints. A study of several workers beside it changes nothing.
+    shutil.rmtree(folder / ".gesturepose/search")
+    (folder / ".gesturepose/studies.journal").unlink()
+    run("gesturepose", "search", "--trials", "1", cwd=folder)
+    run("dvc", "repro", "-f", "-s", NESTED, cwd=folder)
+    assert {name: file_digest(folder / "reports/search" / name) for name in FILES} == before
+
+
+def test_the_root_pipeline_starts_none_of_it(reproduced, monkeypatch):
+    monkeypatch.chdir(reproduced)
+    with Repo() as repo:
+        root = {stage.addressing for stage in repo.stage.collect("dvc.yaml", with_deps=True)}
+        nested = {stage.addressing for stage in repo.stage.collect(NESTED, with_deps=True)}
+    assert {"prepare", "train", "evaluate"} <= root and not any("search" in stage for stage in root), root
+    assert {"prepare", "backbone", f"{NESTED}:search"} <= nested and "train" not in nested
