@@ -8,8 +8,9 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
+from gesturepose.params import set_values
 from gesturepose.provenance import file_digest
-from test_dag import PROJECT, checkout, edit, imported_files, run
+from test_dag import PROJECT, checkout, imported_files, run
 
 NESTED = "pipelines/search/dvc.yaml"
 FILES = ["trials.csv", "metrics.json", "index.html", "plots.html", "figures/history.png", "figures/front.png"]
@@ -31,9 +32,7 @@ def test_code_dependencies_are_the_imports():
 @pytest.fixture(scope="module")
 def reproduced(tmp_path_factory):
     folder = checkout(tmp_path_factory.mktemp("project"))
-    edit(folder / "params.yaml", "trials: 20", "trials: 3")
-    edit(folder / "params.yaml", "random_trials: 8", "random_trials: 2")
-    edit(folder / "params.yaml", "pruner: median", "pruner: none")
+    set_values({"search.fixed": {}, "search.trials": 3, "search.random_trials": 2}, folder / "params.yaml")
     run("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qam", "short", cwd=folder)
     run("dvc", "repro", NESTED, cwd=folder)
     return folder

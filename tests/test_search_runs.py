@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from gesturepose.params import load_params
+from gesturepose.params import load_params, set_values
 from test_dag import checkout, edit, run
 
 LIMIT_S = 240.0  # only for a process that hangs
@@ -28,8 +28,7 @@ LIMIT_S = 240.0  # only for a process that hangs
 def prepared_project(tmp_path_factory):
     """The `test` profile with its data prepared, and short trials."""
     folder = checkout(tmp_path_factory.mktemp("search") / "project")
-    edit(folder / "params.yaml", "trials: 20", "trials: 4")
-    edit(folder / "params.yaml", "random_trials: 8", "random_trials: 2")
+    set_values({"search.fixed": {}, "search.trials": 4, "search.random_trials": 2}, folder / "params.yaml")
     run("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qam", "short", cwd=folder)
     run("dvc", "repro", "-q", "prepare", "backbone", cwd=folder)
     return folder

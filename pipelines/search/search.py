@@ -1,11 +1,11 @@
-"""Run a study of `search.trials` trials, one after the other, and write what it found to reports/search."""
+"""Run a study of `search.trials` trials, one after the other and each to its end; write its page to reports/search."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from gesturepose.errors import exit_on_input_error
-from gesturepose.params import load_params
+from gesturepose.params import load_params, with_values
 from gesturepose.search.runner import run_search
 from gesturepose.tracking import stage_run
 
@@ -13,10 +13,11 @@ REPORT = Path("reports/search")
 
 
 def main() -> None:
-    params = load_params()
+    # To their end, so that the page can say what pruning would have saved.
+    params = with_values(load_params(), {"search.pruner": "none"})
     with stage_run("search", params=params, sections=("search",)) as run:
         # A study of its own: what is tried depends on the settings alone.
-        code = run_search(trials=None, workers=1, report=REPORT, order="one after the other")
+        code = run_search(params, workers=1, report=REPORT, order="one after the other")
         if code:
             raise SystemExit(code)
         run.log_folder(REPORT)

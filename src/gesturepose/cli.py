@@ -189,9 +189,13 @@ def search(
     ] = None,
 ) -> None:
     """Search settings with Optuna, on the validation videos; the same command goes on after an interruption."""
+    from gesturepose.params import load_params, with_values
     from gesturepose.search.runner import run_search
 
-    raise typer.Exit(run_search(trials=trials, workers=workers))
+    params = load_params()
+    if trials is not None:
+        params = with_values(params, {"search.trials": trials})
+    raise typer.Exit(run_search(params, workers=workers))
 
 
 @app.command()

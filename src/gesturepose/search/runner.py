@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from gesturepose.data.prepared import PreparedData
 from gesturepose.errors import InputError
-from gesturepose.params import load_params
+from gesturepose.params import Params
 from gesturepose.places import job_places
 from gesturepose.processes import RUNNER_VARIABLE, end_marked, runner_mark
 from gesturepose.provenance import project_root
@@ -51,11 +51,10 @@ class _Worker:
     log: Path
 
 
-def run_search(*, trials: int | None, workers: int | None, report: Path | None = None, order: str = "") -> int:
-    """Train trials until the study of the present settings, data and code has `trials` of them; then write its page.
+def run_search(params: Params, *, workers: int | None, report: Path | None = None, order: str = "") -> int:
+    """Train trials until the study of these settings, this data and code has `search.trials`; then write its page.
 
     Args:
-        trials: in all, those of earlier calls included; None takes `search.trials`.
         workers: at once; None one a GPU, or as many as the cores bear.
         report: a folder for the page; None one below .gesturepose/studies.
         order: see `open_study`.
@@ -68,9 +67,6 @@ def run_search(*, trials: int | None, workers: int | None, report: Path | None =
     """
     root = project_root()
     os.chdir(root)  # workers read its data
-    params = load_params()
-    if trials is not None:
-        params = params.model_copy(update={"search": params.search.model_copy(update={"trials": trials})})
     data = PreparedData.open(PREPARED)
     search = open_study(params, data, root, order=order)
     places = job_places(params.runtime, params.search.threads, workers)
