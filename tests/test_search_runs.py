@@ -12,6 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 from mlflow import MlflowClient
@@ -158,10 +159,9 @@ def test_a_worker_that_is_killed_is_replaced_and_its_trial_goes_on_from_its_chec
     assert {n: r.info.status for n, r in trials.items()} == {n: "FINISHED" for n in states} | {victim.number: "KILLED"}
     history = client.get_metric_history(trials[retried.number].info.run_id, "value")
     assert [metric.step for metric in history] == list(range(1, 31))
-    # It went on: the epochs that it had from its checkpoint came at once, and were logged within a moment.
-    times_ms = [metric.timestamp for metric in history]
-    known_steps = len(known)
-    assert times_ms[known_steps - 1] - times_ms[0] < times_ms[-1] - times_ms[known_steps - 1]
+    # It went on: the epochs that it had from its checkpoint were logged at once, without being trained.
+    intervals_ms = np.diff([metric.timestamp for metric in history])
+    assert np.median(intervals_ms[: len(known) - 1]) < np.median(intervals_ms[len(known) :]) / 3
     assert not list((project / ".gesturepose/search/checkpoints").iterdir())
 
 

@@ -1,25 +1,32 @@
 """A study's account of its trials: dead ones are tried again and not for ever, and `cheapest` takes what holds."""
 
 import dataclasses
+import sqlite3
 import subprocess
 import sys
 import time
 
+import numpy as np
 import optuna
 import psutil
 import pytest
+from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
+from gesturepose.errors import InputError
 from gesturepose.processes import ProcessIdentity
-from gesturepose.search import storage
-from gesturepose.search.report import best_words
-from gesturepose.search.storage import VARIABLE, open_storage
+from gesturepose.search import study as study_module
+from gesturepose.search.report import best_words, importances
+from gesturepose.search.storage import VARIABLE, open_storage, storage_reported
 from gesturepose.search.study import (
     SCORES,
+    SEEN,
+    Progress,
     Search,
     best_trials,
     complete_trials,
     dead_trials,
+    directions,
     next_trial,
     progress,
     values_of,
@@ -72,19 +79,42 @@ def test_a_trial_whose_process_dies_is_tried_three_times(project, params, gone):
     assert now.states == {"FAIL": 3, "RUNNING": 1}
 
 
-def test_a_host_that_has_been_silent_for_long_is_taken_for_dead(project, params, monkeypatch, tmp_path, gone):
-    monkeypatch.setattr(storage, "_SILENT_S", 1)
-    monkeypatch.setenv(VARIABLE, f"sqlite:///{tmp_path}/studies.db")
+def test_a_machine_that_has_been_silent_for_long_is_taken_for_dead(project, params, gone):
     search = search_of(params, trials=2)
     elsewhere = next_trial(search)
     own(search, elsewhere, dataclasses.replace(gone, host="another"))
     assert dead_trials(search) == []
-    time.sleep(2.5)  # the database's clock counts seconds
+    search.study._storage.set_trial_user_attr(elsewhere._trial_id, SEEN, time.time() - 601)
     assert [trial.number for trial in dead_trials(search)] == [0]
     again = next_trial(search)
     assert again.params == elsewhere.params and search.study.trials[0].state is TrialState.FAIL
-    again.storage.record_heartbeat(again._trial_id)
+    # A live process of this machine is not dead for having been silent, as after a night with the lid closed.
+    search.study._storage.set_trial_user_attr(again._trial_id, SEEN, 0.0)
     assert dead_trials(search) == []
+
+
+def test_a_trial_too_many_is_handed_back(project, params, monkeypatch):
+    """Two machines that each see one trial missing, at the same moment."""
+    search = search_of(params, trials=2)
+    first, last = next_trial(search), next_trial(search)
+    a_moment_before = Progress(done=0, running=(1,), failed=0, states={})
+    with monkeypatch.context() as patch:
+        patch.setattr(study_module, "progress", lambda search: a_moment_before)
+        assert next_trial(search) is None
+    for trial in (first, last):
+        search.study.tell(trial, 0.5)
+    now = progress(search)
+    assert (now.done, now.failed, now.running) == (2, 0, ()) and next_trial(search) is None
+
+
+def test_a_storage_that_breaks_later_is_named(project, params, monkeypatch, tmp_path):
+    monkeypatch.setenv(VARIABLE, f"sqlite:///{tmp_path}/studies.db")
+    search = search_of(params, trials=2)
+    connection = sqlite3.connect(tmp_path / "studies.db")
+    connection.execute("DROP TABLE trials")
+    connection.close()
+    with pytest.raises(InputError, match=r"the storage of studies sqlite.* does not work"), storage_reported():
+        next_trial(search)
 
 
 def test_cheapest_is_the_least_labels_among_those_that_hold_the_value(project, params):
@@ -103,3 +133,27 @@ def test_cheapest_is_the_least_labels_among_those_that_hold_the_value(project, p
     assert [trial.number for trial in best_trials(search)] == [2] == [search.study.best_trial.number]
     assert [trial.number for trial in complete_trials(search)] == [2, 3, 1, 0]
     assert "label cost 0.750" in best_words(search)
+
+
+@pytest.mark.parametrize("objective", ["value", "front", "cheapest"])
+def test_the_setting_that_decides_is_the_important_one(params, objective):
+    """One setting decides which trial is the best, another which is the worst; whatever the study's objectives are."""
+    space = {"loss.heatmap": {"low": 0.0, "high": 1.0}, "loss.depth": {"low": 0.0, "high": 1.0}}
+    space |= {"labels.gesture": {"choices": [0.5, 1.0]}} if objective == "cheapest" else {}
+    params = searched(params, objective=objective, space=space)
+    search = Search(optuna.create_study(directions=list(directions(params))), "", params)
+    drawn = np.random.default_rng(0).random((60, 2))
+    for best, worst in drawn:
+        value = float(best**8 - worst**8)
+        scores = {"accuracy": value, "pck_30": value, "value": value, "label_cost": 1.0, "epoch": 1}
+        parameters = {"loss.heatmap": float(best), "loss.depth": float(worst)}
+        search.study.add_trial(
+            optuna.trial.create_trial(
+                values=values_of(search.params, scores),
+                params=parameters,
+                distributions={name: FloatDistribution(0.0, 1.0) for name in parameters},
+                user_attrs={SCORES: scores},
+            )
+        )
+    found = importances(search)
+    assert found["loss.heatmap"] > 0.8 > 0.2 > found["loss.depth"]

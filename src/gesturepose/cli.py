@@ -220,7 +220,7 @@ def doctor(
 ) -> None:
     """Say where things stand: settings, project, tracking store, unfinished runs and trials."""
     from gesturepose.params import load_params
-    from gesturepose.search.storage import host_lock, shown_name
+    from gesturepose.search.storage import host_lock, shown_name, storage_reported
     from gesturepose.search.study import all_searches, dead_trials, requeue_dead
     from gesturepose.tracking import dead_runs, reap_dead_runs, shown_uri, tracking_uri
 
@@ -231,11 +231,12 @@ def doctor(
     print(f"dead runs     {len(dead)}" + (" ended" if reap and dead else "; --reap ends them" if dead else ""))
     print(f"studies       {shown_name()}")
     trials = 0
-    for found in all_searches():
-        with host_lock():
-            trials += len(dead_trials(found))
-            if reap:
-                requeue_dead(found)
+    with storage_reported():
+        for found in all_searches():
+            with host_lock():
+                trials += len(dead_trials(found))
+                if reap:
+                    requeue_dead(found)
     print(f"dead trials   {trials}" + (" ended" if reap and trials else "; --reap ends them" if trials else ""))
 
 

@@ -327,9 +327,25 @@ class SearchSettings(_Section):
     def _space_and_objective_fit(self) -> Self:
         if both := sorted(set(self.space) & set(self.fixed)):
             raise ValueError(f"{both[0]} stands in space and in fixed")
+        for key in ("labels.pose", "labels.gesture"):
+            if key in self.fixed and self.fixed[key] != 1.0 and self._below_one(other := _OTHER_LABELS[key]):
+                raise ValueError(f"{key} is fixed below 1, and {other} has no value of 1: one of the two has to be 1")
+        if self._below_one("labels.pose") and self._below_one("labels.gesture"):
+            raise ValueError(
+                "labels.pose and labels.gesture are both searched, and neither has 1.0 among its choices: no trial may "
+                "withhold both"
+            )
         if self.objective == "cheapest" and not {"labels.pose", "labels.gesture"} & set(self.space):
             raise ValueError("objective is cheapest, but the space has neither labels.pose nor labels.gesture")
         return self
+
+    def _below_one(self, key: str) -> bool:
+        """Whether the space has `key`, but not the value 1 (a range has it with no probability)."""
+        dimension = self.space.get(key)
+        return dimension is not None and 1.0 not in (dimension.choices or ())
+
+
+_OTHER_LABELS = {"labels.pose": "labels.gesture", "labels.gesture": "labels.pose"}
 
 
 class EvaluateSettings(_Section):

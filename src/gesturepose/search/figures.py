@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any, Final
 
 import optuna
@@ -11,14 +11,14 @@ import optuna.visualization as interactive
 import optuna.visualization.matplotlib as pictures
 from matplotlib.figure import Figure
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import TrialState, create_trial
 
 from gesturepose.plots import figure_png
 from gesturepose.search.study import SCORES
 
 CAPTIONS: Final = {
     "history": "The value of each trial, in the order in which they began.",
-    "importances": "How much of the spread of the values each setting explains (PED-ANOVA), over complete trials.",
+    "importances": "How much each setting decides whether a trial is among the best tenth by value (PED-ANOVA).",
     "parallel": "Each line is a trial, from setting to setting; darker ones are better.",
     "slices": "The value against each setting by itself.",
     "front": "Each complete trial's accuracy and PCK@30, and its labels where they are searched; none beats one on the "
@@ -39,11 +39,10 @@ def names_of(objective: str, complete: int) -> list[str]:
 def png_figures(study: Study, names: list[str]) -> dict[str, bytes]:
     """Each figure as PNG; equal studies give equal bytes."""
     found = {}
-    bare = _bare(study)
     for name in names:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            drawn = _drawn(bare, name, pictures)
+            drawn = _drawn(study, name, pictures)
         axes = drawn if not hasattr(drawn, "flat") else drawn.flat[0]
         figure: Figure = axes.figure
         figure.set_size_inches({"slices": 2.5 * len(figure.axes), "parallel": 16.0}.get(name, 9.0), 4.5)
@@ -54,9 +53,8 @@ def png_figures(study: Study, names: list[str]) -> dict[str, bytes]:
 def interactive_page(study: Study, names: list[str]) -> str:
     """All figures on one page with the plotting library in it, so that it fetches nothing."""
     parts: list[str] = []
-    bare = _bare(study)
     for name in names:
-        figure = _drawn(bare, name, interactive)
+        figure = _drawn(study, name, interactive)
         parts.append(figure.to_html(full_html=False, include_plotlyjs=not parts, div_id=name))
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>gesturepose: '
@@ -64,62 +62,44 @@ def interactive_page(study: Study, names: list[str]) -> str:
     )
 
 
-def _bare(study: Study) -> Study:
-    """The study without what its trials note of processes and times, which figures would show; numbers stay."""
-    bare = optuna.create_study(directions=study.directions)
-    for trial in study.get_trials(deepcopy=False):
-        if not trial.state.is_finished():
-            bare.add_trial(create_trial(state=TrialState.FAIL))
-            continue
-        bare.add_trial(
-            create_trial(
-                state=trial.state,
-                values=trial.values,
-                params=trial.params,
-                distributions=trial.distributions,
-                intermediate_values=trial.intermediate_values,
-                user_attrs={SCORES: trial.user_attrs[SCORES]} if SCORES in trial.user_attrs else {},
-                system_attrs={name: value for name, value in trial.system_attrs.items() if "constraint" in name},
-            )
-        )
-    return bare
+def by_value(study: Study) -> Study:
+    """The study with complete trials' declared value for its one objective; numbers stay."""
+    return _with_values(study, {"value": "value"})
 
 
-def _scores(study: Study) -> Study:
-    """The study with complete trials' scores for values, whatever its own objective is; numbers stay."""
-    complete = [trial for trial in study.trials if trial.state is TrialState.COMPLETE]
-    labels = len({trial.user_attrs[SCORES]["label_cost"] for trial in complete}) > 1
-    names = {"accuracy": "accuracy", "pck_30": "PCK@30"} | ({"label_cost": "label cost"} if labels else {})
+def _drawn(study: Study, name: str, kind: Any) -> Any:
+    if name == "curves":
+        return kind.plot_intermediate_values(study)
+    if name == "front":
+        names = {"accuracy": "accuracy", "pck_30": "PCK@30"}
+        costs = {trial.user_attrs[SCORES]["label_cost"] for trial in study.trials if SCORES in trial.user_attrs}
+        if len(costs) > 1:
+            names["label_cost"] = "label cost"
+        return kind.plot_pareto_front(_with_values(study, names))
+    study = by_value(study)
+    if name == "history":
+        return kind.plot_optimization_history(study)
+    if name == "importances":
+        return kind.plot_param_importances(study)
+    if name == "parallel":
+        return kind.plot_parallel_coordinate(study)
+    return kind.plot_slice(study)
+
+
+def _with_values(study: Study, names: Mapping[str, str]) -> Study:
+    """The study with complete trials' scores for values, whatever its own objective is.
+
+    Args:
+        names: what each score is called.
+    """
     found = optuna.create_study(directions=["minimize" if name == "label_cost" else "maximize" for name in names])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         found.set_metric_names(list(names.values()))
     for trial in study.trials:
-        if trial.state is TrialState.COMPLETE:
+        if trial.state is TrialState.COMPLETE and SCORES in trial.user_attrs:
             values = [trial.user_attrs[SCORES][name] for name in names]
             found.add_trial(create_trial(values=values, params=trial.params, distributions=trial.distributions))
         else:
             found.add_trial(create_trial(state=TrialState.FAIL))
     return found
-
-
-def target_of(study: Study) -> Callable[[FrozenTrial], float] | None:
-    """What to draw where a study's own value is not the one that counts: the declared value."""
-    if len(study.directions) == 1 and study.direction is optuna.study.StudyDirection.MAXIMIZE:
-        return None
-    return lambda trial: float(trial.user_attrs[SCORES]["value"])
-
-
-def _drawn(study: Study, name: str, kind: Any) -> Any:
-    target, label = target_of(study), "value"
-    if name == "history":
-        return kind.plot_optimization_history(study, target=target, target_name=label)
-    if name == "importances":
-        return kind.plot_param_importances(study, target=target, target_name=label)
-    if name == "parallel":
-        return kind.plot_parallel_coordinate(study, target=target, target_name=label)
-    if name == "slices":
-        return kind.plot_slice(study, target=target, target_name=label)
-    if name == "curves":
-        return kind.plot_intermediate_values(study)
-    return kind.plot_pareto_front(_scores(study))

@@ -13,10 +13,12 @@ from gesturepose.errors import InputError
 from gesturepose.params import PARAMS_FILE, load_params, set_values
 from gesturepose.provenance import project_root
 from gesturepose.search.report import best_by_value
+from gesturepose.search.storage import storage_reported
 from gesturepose.search.study import SCORES, SETTINGS, Search, load_search, unlike_facts
 from gesturepose.search.worker import PREPARED
 
 
+@storage_reported()
 def promote(name: str, number: int | None, *, dirty: bool, other: bool) -> list[str]:
     """Write the settings of a trial into params.yaml; comments and all other values stay.
 

@@ -9,14 +9,14 @@ from typing import Any, Final
 
 import optuna
 import pandas as pd
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from gesturepose.checkpoint import write_atomically
 from gesturepose.data.prepared import PreparedData
 from gesturepose.page import FigureFile
 from gesturepose.params import SearchSettings
 from gesturepose.result_page import result_environment
-from gesturepose.search.figures import CAPTIONS, interactive_page, names_of, png_figures, target_of
+from gesturepose.search.figures import CAPTIONS, by_value, interactive_page, names_of, png_figures
 from gesturepose.search.pruning import curve_of, replay
 from gesturepose.search.study import (
     ERROR,
@@ -33,7 +33,8 @@ from gesturepose.search.study import (
 from gesturepose.structures import SYNTHETIC_NAME
 
 ORDERS: Final = 500  # of the replay
-_DECIMALS = 6
+_SCORES: Final = ("accuracy", "pck_30", "value", "label_cost")
+_DECIMALS = 6  # of what is measured; settings keep all of theirs
 
 
 def write_report(search: Search, data: PreparedData, folder: Path) -> list[Path]:
@@ -65,7 +66,7 @@ def trials_table(search: Search) -> pd.DataFrame:
     for trial in _counting(search):
         scores = trial.user_attrs.get(SCORES, {})
         row: dict[str, Any] = {"number": trial.number, "state": trial.state.name, "epochs": len(curve_of(trial))}
-        row |= {name: scores.get(name) for name in ("accuracy", "pck_30", "value", "label_cost")}
+        row |= {name: scores.get(name) for name in _SCORES}
         settings = trial.user_attrs.get(SETTINGS, {})
         row |= {
             key: json.dumps(value) if isinstance(value, list) else value
@@ -73,7 +74,7 @@ def trials_table(search: Search) -> pd.DataFrame:
             if key in search.params.search.space
         }
         rows.append(row)
-    return pd.DataFrame(rows).round(_DECIMALS)
+    return pd.DataFrame(rows).round(dict.fromkeys(_SCORES, _DECIMALS))
 
 
 def metrics_of(search: Search, data: PreparedData) -> dict[str, Any]:
@@ -84,23 +85,28 @@ def metrics_of(search: Search, data: PreparedData) -> dict[str, Any]:
         "data": {"name": data.name, "fingerprint": data.fingerprint, "videos": len(data.split("validation"))},
         "study": {"name": search.name, "objective": settings.objective, "trials": now.done, "failed": now.failed},
         "best": [
-            {"trial": trial.number, **trial.user_attrs[SCORES], "settings": trial.user_attrs[SETTINGS]}
+            {"trial": trial.number, **_rounded(trial.user_attrs[SCORES]), "settings": trial.user_attrs[SETTINGS]}
             for trial in best_trials(search)
         ],
-        "importances": importances(search),
+        "importances": _rounded(importances(search)),
     }
     trials = _counting(search)
     planned = [trial.user_attrs.get(SETTINGS, {}).get("train.epochs", search.params.train.epochs) for trial in trials]
     found["epochs"] = {"trained": sum(len(curve_of(trial)) for trial in trials), "of": sum(planned)}
     whole = complete_trials(search)
-    if len(whole) == search.total > settings.random_trials:  # no trial was pruned or failed, and the median can act
-        found["replay"] = {pruner: _replayed(whole, settings, pruner) for pruner in ("median", "hyperband")}
-    return _rounded(found)
+    if settings.objective == "value" and len(whole) == search.total > settings.random_trials:
+        # No trial was pruned or failed, and the median can act. Other objectives prune by labels as well.
+        found["replay"] = {pruner: _rounded(_replayed(whole, settings, pruner)) for pruner in ("median", "hyperband")}
+    return found
 
 
 def _counting(search: Search) -> list[FrozenTrial]:
-    """Trials but those that were cut off and tried again."""
-    return [trial for trial in search.study.get_trials(deepcopy=False) if not trial.user_attrs.get(REQUEUED)]
+    """Trials that have ended, but for those that were cut off and tried again."""
+    return [
+        trial
+        for trial in search.study.get_trials(deepcopy=False)
+        if trial.state.is_finished() and not trial.user_attrs.get(REQUEUED)
+    ]
 
 
 def _replayed(trials: list[FrozenTrial], settings: SearchSettings, pruner: Any) -> dict[str, dict[str, float]]:
@@ -119,11 +125,11 @@ def _replayed(trials: list[FrozenTrial], settings: SearchSettings, pruner: Any) 
 
 
 def importances(search: Search) -> dict[str, float]:
-    """Of each setting, by Optuna's default evaluator; empty where there are too few trials, or all values are equal."""
+    """Of each setting for the declared value, by Optuna's default evaluator; empty where it has too little to go by."""
     if len(complete_trials(search)) < 3:
         return {}
     try:
-        found = optuna.importance.get_param_importances(search.study, target=target_of(search.study))
+        found = optuna.importance.get_param_importances(by_value(search.study))
     except (RuntimeError, ValueError):
         return {}
     return {name: float(value) for name, value in found.items()}
@@ -175,12 +181,18 @@ def _page(
             synthetic=data.name == SYNTHETIC_NAME,
             facts=search.study.user_attrs[FACTS],
             errors=[
-                (trial.number, str(trial.user_attrs[ERROR]).splitlines()[-1])
-                for trial in search.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+                (trial.number, error_line(str(trial.user_attrs[ERROR])))
+                for trial in _counting(search)
                 if ERROR in trial.user_attrs
             ],
         )
     )
+
+
+def error_line(text: str) -> str:
+    """What a trial's error says: a traceback at its end, our own messages at their beginning."""
+    lines = text.strip().splitlines() or ["no reason was noted"]
+    return lines[-1] if lines[0].startswith("Traceback") else lines[0]
 
 
 def _rounded(value: Any) -> Any:

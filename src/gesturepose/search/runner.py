@@ -23,7 +23,7 @@ from gesturepose.places import job_places
 from gesturepose.processes import RUNNER_VARIABLE, end_marked, runner_mark
 from gesturepose.provenance import project_root
 from gesturepose.search.report import best_values, best_words, write_report
-from gesturepose.search.storage import host_lock, shown_name
+from gesturepose.search.storage import host_lock, shown_name, storage_reported
 from gesturepose.search.study import (
     ERROR,
     REQUEUED,
@@ -51,6 +51,7 @@ class _Worker:
     log: Path
 
 
+@storage_reported()
 def run_search(params: Params, *, workers: int | None, report: Path | None = None, order: str = "") -> int:
     """Train trials until the study of these settings, this data and code has `search.trials`; then write its page.
 
@@ -81,9 +82,13 @@ def run_search(params: Params, *, workers: int | None, report: Path | None = Non
         code = _work(search, places, root, parent)
         status = {0: "FINISHED", 1: "RUNNING"}.get(code, "KILLED")  # 1: another search trains the last ones
     finally:
+        values: dict[str, float] = {}
         with undisturbed():
-            settle_trials(parent, search.name, ended_trials(search))
-            close_study_run(parent, status, best_values(search))
+            try:
+                settle_trials(parent, search.name, ended_trials(search))
+                values = best_values(search)
+            finally:
+                close_study_run(parent, status, values)
     if complete_trials(search):
         folder = report or store_root() / FOLDER / "studies" / search.name
         log_study_files(parent, write_report(search, data, folder))
@@ -91,7 +96,9 @@ def run_search(params: Params, *, workers: int | None, report: Path | None = Non
     now = progress(search)
     states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(now.states.items()))
     print(f"{now.done} of {search.total} trials: {states}")
-    if code:
+    if code == 1:
+        print("other searches train the last ones; the same command says how they ended")
+    elif code:
         print("the same command goes on from here; a trial that was cut off, from its last epoch")
     best = "best-trials" if len(search.study.directions) > 1 else "best-trial"
     print(f"`optuna {best} --study-name {search.name} --storage {shown_name()}`", flush=True)
@@ -101,8 +108,8 @@ def run_search(params: Params, *, workers: int | None, report: Path | None = Non
 def _work(search: Search, places: Sequence[str | None], root: Path, parent: str) -> int:
     mark = runner_mark(f"search {search.name}")
     live: list[_Worker] = []
-    begun, barren = 0, 0  # workers so far, and those in a row that died without the study's getting on
     first = progress(search)
+    begun, barren, at_death = 0, 0, first.done  # workers so far; those in a row that died while nothing was done
     with signals_noted() as received, _bar(search) as bar:
         try:
             while not received:
@@ -115,11 +122,12 @@ def _work(search: Search, places: Sequence[str | None], root: Path, parent: str)
                     live.remove(worker)
                     code = worker.process.returncode
                     died = code < 0 or code > 128  # by a signal
-                    barren = barren + 1 if died and now.done <= bar.n else 0
+                    if died:
+                        barren, at_death = (barren + 1 if now.done == at_death else 1), now.done
                     if (code and not died) or barren >= _HOPELESS:
                         raise InputError(f"a worker failed; the end of {worker.log}:\n{_tail(worker.log)}")
-                if _all_failed(search, first.done):
-                    raise InputError(f"{_HOPELESS} trials in a row failed; the last one said:\n{_last_error(search)}")
+                if hopeless := _last_failures(search, first.done):
+                    raise InputError(f"{_HOPELESS} trials in a row failed; the last one said:\n{hopeless[-1]}")
                 own = {worker.process.pid for worker in live}
                 elsewhere = sum(pid not in own for pid in now.running)
                 wanted = min(len(places), search.total - now.done - elsewhere)
@@ -171,19 +179,14 @@ def _show(bar: tqdm[Any], search: Search, done: int) -> None:
         bar.set_postfix_str(best_words(search))
 
 
-def _all_failed(search: Search, before: int) -> bool:
-    """Whether the last trials failed that have ended since the study had `before` of them."""
+def _last_failures(search: Search, before: int) -> list[str]:
+    """The errors of the last trials that have ended since the study had `before`, if so many failed in a row."""
     trials = search.study.get_trials(deepcopy=False)
     ended = [trial for trial in trials if trial.state.is_finished() and not trial.user_attrs.get(REQUEUED)]
     ended.sort(key=lambda trial: trial.datetime_complete or datetime.min)
     last = ended[before:][-_HOPELESS:]
-    return len(last) == _HOPELESS and all(trial.state is TrialState.FAIL for trial in last)
-
-
-def _last_error(search: Search) -> str:
-    return str(
-        [trial.user_attrs[ERROR] for trial in search.study.get_trials(deepcopy=False) if ERROR in trial.user_attrs][-1]
-    )
+    failed = len(last) == _HOPELESS and all(trial.state is TrialState.FAIL for trial in last)
+    return [str(trial.user_attrs.get(ERROR, "")) for trial in last] if failed else []
 
 
 def _tail(log: Path, lines: int = 25) -> str:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import optuna
 from filelock import FileLock
-from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from gesturepose.errors import InputError
 from gesturepose.tracking import FOLDER
@@ -25,8 +24,8 @@ from gesturepose.tracking.store import store_root
 VARIABLE = "OPTUNA_STORAGE"
 _JOURNAL = "studies.journal"
 _REACH_S = 10
-_HEARTBEAT_S, _SILENT_S = 60, 600  # of trials in a database, where other machines may have died
-STORAGE_ERRORS = (SQLAlchemyError, StorageInternalError, ImportError, OSError)
+DATABASE_ERRORS = (SQLAlchemyError, StorageInternalError)
+STORAGE_ERRORS = (*DATABASE_ERRORS, ImportError, OSError)  # on opening
 
 
 class Journal(JournalFileBackend):
@@ -75,8 +74,14 @@ def storage_name() -> str:
 def shown_name() -> str:
     """The same without a password, for messages."""
     name = storage_name()
-    password = urlsplit(name).password if "://" in name else None
-    return name if password is None else name.replace(f":{password}@", ":***@", 1)
+    if "://" not in name:
+        return name
+    try:
+        url = make_url(name)
+    except ArgumentError:
+        return f"{name.partition('://')[0]}://…"
+    hidden = {key: "***" if "pass" in key.lower() else value for key, value in url.query.items()}
+    return url.set(query=hidden).render_as_string(hide_password=True)
 
 
 def open_storage() -> BaseStorage:
@@ -93,11 +98,7 @@ def open_storage() -> BaseStorage:
             options: Mapping[str, Any] = {"pool_pre_ping": True}
             if name.startswith("postgresql"):
                 options = {**options, "connect_args": {"connect_timeout": _REACH_S}}
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ExperimentalWarning)
-                return optuna.storages.RDBStorage(
-                    name, engine_kwargs=dict(options), heartbeat_interval=_HEARTBEAT_S, grace_period=_SILENT_S
-                )
+            return optuna.storages.RDBStorage(name, engine_kwargs=dict(options))
         except (*STORAGE_ERRORS, ValueError) as error:
             raise storage_error(error) from error
 
@@ -110,6 +111,15 @@ def storage_error(error: Exception) -> InputError:
     if isinstance(error, ImportError):
         hint = "Install the driver of that database, for PostgreSQL with `pip install -e .[postgres]`."
     return InputError(f"the storage of studies {shown} does not work: {reason}", hint=hint)
+
+
+@contextmanager
+def storage_reported() -> Iterator[None]:
+    """A storage that stops answering as what a user can do about it."""
+    try:
+        yield
+    except DATABASE_ERRORS as error:
+        raise storage_error(error) from error
 
 
 @contextmanager

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any, Final, Literal
 
 import optuna
@@ -21,7 +24,6 @@ import torch
 from numpy.random import SeedSequence
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import TPESampler
-from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from pydantic import ValidationError
@@ -31,21 +33,33 @@ from gesturepose.errors import InputError
 from gesturepose.experiment import uses_gpu
 from gesturepose.params import TRIAL_SECTIONS, Params
 from gesturepose.processes import ProcessIdentity
-from gesturepose.provenance import read_pipeline
+from gesturepose.provenance import file_digest, read_pipeline
 from gesturepose.search.pruning import CURVE
 from gesturepose.search.space import distributions, suggested_from
-from gesturepose.search.storage import STORAGE_ERRORS, host_lock, open_storage, shown_name, storage_error, storage_name
+from gesturepose.search.storage import (
+    DATABASE_ERRORS,
+    STORAGE_ERRORS,
+    host_lock,
+    open_storage,
+    shown_name,
+    storage_error,
+    storage_name,
+)
 from gesturepose.tracking.studies import EndedTrial
 
 PREFIX: Final = "gesturepose"
 FACTS, PARAMS = "gesturepose.fingerprint", "gesturepose.params"  # a study's attributes
 SETTINGS, SCORES, ERROR = "gesturepose.settings", "gesturepose.scores", "gesturepose.error"  # a trial's
 REQUEUED, ATTEMPT = "gesturepose.requeued", "gesturepose.attempt"
+SEEN = "gesturepose.seen"  # when a running trial's process last said that it lives, seconds since 1970
 _STAGES = ("backbone", "finetune", "train")  # whose code a trial runs
+_FILES = ("trial.py", "space.py", "pruning.py", "study.py")  # of this package: what else decides a trial's result
 _RUNTIME = ("device", "precision", "channels_last", "compile", "deterministic")  # what changes bits, beside threads
+FREE_RUNTIME = ("checkpoint_iterations", "workers")  # what does not
 _NOT_COMPARED = ("trials", "warm_start")  # of section search
 _ATTEMPTS = 3  # a trial that takes its process down so often is not tried again
 _OWNERLESS_S = 60.0  # a trial gets its owner right after it begins
+_SILENT_S = 600.0  # after which another machine is taken for dead; it says once a minute that it lives
 
 
 @dataclass(frozen=True)
@@ -82,12 +96,16 @@ def facts_of(params: Params, data: PreparedData, root: Path, *, order: str = "")
     }
     settings["runtime"] = {name: values["runtime"][name] for name in _RUNTIME}
     settings["search"] = {name: value for name, value in values["search"].items() if name not in _NOT_COMPARED}
+    if order:  # a study of so many trials, and no other
+        settings["search"]["trials"] = params.search.trials
+    own = [file_digest(Path(__file__).with_name(name)) for name in _FILES]
     return {
         "data": data.fingerprint,
-        "code": _digest([pipeline.code_fingerprint(stage) for stage in _STAGES]),
+        "code": _digest([*(pipeline.code_fingerprint(stage) for stage in _STAGES), *own]),
         "first weights": pipeline.data_fingerprint("backbone"),
         "settings": _digest(settings),
-        "libraries": f"torch {torch.__version__}, {'cuda' if uses_gpu(params.runtime) else 'cpu'}",
+        "libraries": f"torch {torch.__version__} ({'cuda' if uses_gpu(params.runtime) else 'cpu'}), "
+        f"optuna {optuna.__version__}",
         "order": order,
     }
 
@@ -198,14 +216,40 @@ def next_trial(search: Search) -> Trial | None:
             seed=int(SeedSequence([search.params.search.seed, now.done + len(now.running)]).generate_state(1)[0]),
             n_startup_trials=search.params.search.random_trials,
         )
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Heartbeat of storage")  # sent below, and while it trains
-            trial = search.study.ask(fixed_distributions=distributions(search.params))
+        trial = search.study.ask(fixed_distributions=distributions(search.params))
+        trial.set_user_attr(SEEN, time.time())
         for key, value in ProcessIdentity.of(psutil.Process()).tags().items():
             trial.set_user_attr(key, value)
-        if isinstance(trial.storage, BaseHeartbeat):
-            trial.storage.record_heartbeat(trial._trial_id)
+        if _begun_before(search, trial.number) >= search.total:  # another machine took the last one at the same moment
+            trial.set_user_attr(REQUEUED, True)
+            search.study.tell(trial, state=TrialState.FAIL)
+            return None
         return trial
+
+
+def _begun_before(search: Search, number: int) -> int:
+    """Trials of a lower number that count."""
+    trials = search.study.get_trials(deepcopy=False)[:number]
+    return sum(trial.state is not TrialState.WAITING and not trial.user_attrs.get(REQUEUED) for trial in trials)
+
+
+@contextmanager
+def alive(trial: Trial) -> Iterator[None]:
+    """Say once a minute that the process of a running trial lives, for other machines."""
+    ended = Event()
+
+    def tell() -> None:
+        while not ended.wait(60.0):
+            with suppress(*DATABASE_ERRORS, OSError):  # the training itself finds out whether that lasts
+                trial.set_user_attr(SEEN, time.time())
+
+    thread = Thread(target=tell, name="life of a trial", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def all_searches() -> list[Search]:
@@ -224,16 +268,17 @@ def all_searches() -> list[Search]:
 
 
 def dead_trials(search: Search) -> list[FrozenTrial]:
-    """Running trials of this host whose process is gone, and of other hosts that have been silent for long."""
-    storage = search.study._storage
-    silent = storage._get_stale_trial_ids(search.study._study_id) if isinstance(storage, BaseHeartbeat) else []
+    """Running trials of this machine whose process is gone, and of others that have been silent for long."""
+    here = ProcessIdentity.of(psutil.Process())
 
     def dead(trial: FrozenTrial) -> bool:
-        if trial._trial_id in silent:
-            return True
         owner = ProcessIdentity.from_tags(trial.user_attrs)
-        begun = trial.datetime_start or datetime.now()
-        return owner.is_dead() if owner else (datetime.now() - begun).total_seconds() > _OWNERLESS_S
+        if owner is None:
+            begun = trial.datetime_start or datetime.now()
+            return (datetime.now() - begun).total_seconds() > _OWNERLESS_S
+        if (owner.host, owner.boot) == (here.host, here.boot):
+            return owner.is_dead()
+        return owner.is_dead() or time.time() - float(trial.user_attrs.get(SEEN, 0.0)) > _SILENT_S
 
     return [trial for trial in search.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if dead(trial)]
 

@@ -6,13 +6,13 @@ import hashlib
 import json
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from filelock import FileLock
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages._heartbeat import get_heartbeat_thread
 from optuna.trial import Trial, TrialState
 
 from gesturepose.backbone import initial_trunk
@@ -24,8 +24,8 @@ from gesturepose.models.trunk import Trunk
 from gesturepose.params import Params
 from gesturepose.search.pruning import COST, CURVE, build_pruner, prunes, told_to_end
 from gesturepose.search.space import label_cost, settings_of, trial_params
-from gesturepose.search.storage import host_lock
-from gesturepose.search.study import ERROR, FACTS, SCORES, SETTINGS, Search, requeue, values_of
+from gesturepose.search.storage import DATABASE_ERRORS, host_lock
+from gesturepose.search.study import ERROR, FACTS, SCORES, SETTINGS, Search, alive, requeue, values_of
 from gesturepose.signals import deferred, undisturbed
 from gesturepose.tracking import FOLDER
 from gesturepose.tracking.store import StoreError, store_root
@@ -38,8 +38,8 @@ _TRUNK: Final = ("backbone", "weights", "stages", "lateral", "head_channels", "c
 def run_trial(search: Search, trial: Trial, data: PreparedData, parent_id: str) -> bool:
     """Train and score a trial that has begun, tell the study, and keep it as an MLflow run.
 
-    Ctrl-C, SIGTERM and a tracking store that does not answer end it as one that is tried again, from its checkpoint. A
-    trial that cannot be trained has failed, and the study goes on.
+    Ctrl-C, SIGTERM, and a store or storage that does not answer, end it as one that is tried again, from its
+    checkpoint. A trial that cannot be trained has failed, and the study goes on.
 
     Returns:
         Whether this process is fit for another trial: not after an error that no user's mistake explains.
@@ -50,16 +50,18 @@ def run_trial(search: Search, trial: Trial, data: PreparedData, parent_id: str) 
     try:
         trial.set_user_attr(SETTINGS, settings)
         run = open_trial_run(parent_id, search.name, trial.number, {"trial": settings})
-        with get_heartbeat_thread(trial._trial_id, trial.storage):
+        with alive(trial):
             scores = _trained(search, trial, trial_params(search.params, settings), data, run, checkpoint)
     except UpdateFinishedTrialError:  # silent for so long that another host has begun it again
         return True
-    except (KeyboardInterrupt, SystemExit, StoreError) as error:
-        with undisturbed():
-            reason = str(error) if isinstance(error, StoreError) else "it was told to end"
+    except (KeyboardInterrupt, SystemExit, StoreError, *DATABASE_ERRORS) as error:
+        told = isinstance(error, (KeyboardInterrupt, SystemExit))
+        reason = "it was told to end" if told else str(error)
+        # What does not answer now is told by the search, or by the next one.
+        with undisturbed(), suppress(StoreError, *DATABASE_ERRORS):
             with host_lock():
                 requeue(search, search.study._storage.get_trial(trial._trial_id), reason, counts=False)
-            if run is not None and not isinstance(error, StoreError):
+            if run is not None:
                 run.end(EndedTrial(trial.number, "FAIL", killed=True, error=reason))
         raise
     except Exception as error:

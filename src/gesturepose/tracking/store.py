@@ -112,7 +112,7 @@ def open_store() -> Store:
             if experiment and uri == _own_uri() and experiment.artifact_location != location:
                 _move_artifacts(Path(uri.removeprefix("sqlite:///")), experiment.artifact_location, str(location))
     except Timeout:
-        raise InputError(
+        raise StoreError(
             f"another process has held the lock of the tracking store for {_LOCK_TIMEOUT_S:.0f} s",
             file=folder / "mlflow.lock",
             hint="Look for a stage that hangs (`ps`), and end it.",
