@@ -261,16 +261,35 @@ def test_a_search_in_which_nothing_can_be_trained_says_why_and_stops(project):
 
 
 def test_a_front_prunes_by_the_declared_value_and_counts_labels(project):
-    edit(project / "params.yaml", "objective: value", "objective: front")
-    edit(project / "params.yaml", "    loss.heatmap:", "    labels.gesture: {choices: [0.5, 1.0]}\n    loss.heatmap:")
-    run("gesturepose", "search", "--trials", "4", "--workers", "1", cwd=project)
+    # A rate that leaves the network as it is, and one that ruins it: all joints but the root are wrong.
+    rates = {"choices": [1e-9, 0.1]}
+    changes = {
+        "search.objective": "front",
+        "search.space": {"train.learning_rate": rates, "labels.gesture": {"choices": [0.5, 1.0]}},
+        "search.fixed": {"train.epochs": 6, "loss.depth": 100.0},
+        "search.accuracy_share": 0.0,
+        "search.random_trials": 1,
+        "search.unpruned_epochs": 1,
+    }
+    set_values(changes, project / "params.yaml")
+    run("gesturepose", "search", "--trials", "1", "--workers", "1", cwd=project)
+    for rate in rates["choices"]:
+        study_of(project).enqueue_trial({"train.learning_rate": rate, "labels.gesture": 1.0})
+    run("gesturepose", "search", "--trials", "3", "--workers", "1", cwd=project)
     study = study_of(project)
     assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MAXIMIZE", "MINIMIZE"]
-    for trial in study.trials:
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "COMPLETE", "PRUNED"]
+    assert 1 <= len(study.trials[2].user_attrs["gesturepose.curve"]) < 6
+    for trial in study.trials[:2]:
         assert trial.values[2] == trial.user_attrs["gesturepose.label_cost"]
         assert (trial.values[2] < 1) == (trial.params["labels.gesture"] == 0.5)
+    _, _, trials = runs_of(project)
+    assert [trials[n].data.tags["gesturepose.trial.state"] for n in range(3)] == ["COMPLETE", "COMPLETE", "PRUNED"]
+    assert {trial.info.status for trial in trials.values()} == {"FINISHED"}
+    assert not list((project / ".gesturepose/search/checkpoints").iterdir())
     found = json.loads((project / f".gesturepose/studies/{study.study_name}/metrics.json").read_text())
     assert [t["trial"] for t in found["best"]] == sorted(t.number for t in study.best_trials)
+    assert found["epochs"]["of"] == 18 and found["epochs"]["trained"] < 18 and "replay" not in found
     assert Path(project / f".gesturepose/studies/{study.study_name}/figures/front.png").stat().st_size > 5000
 
 
@@ -302,6 +321,9 @@ def database(tmp_path_factory):
 def test_two_searches_share_a_database(project, database, monkeypatch):
     """As two machines would."""
     monkeypatch.setenv("OPTUNA_STORAGE", database)
+    edit(
+        project / "params.yaml", "fixed: {}", "fixed: {train.epochs: 20}"
+    )  # so that neither is through before the other
     searches = [start(project, "--trials", "4", "--workers", "1", OPTUNA_STORAGE=database) for _ in range(2)]
     ends = [(search.communicate(timeout=LIMIT_S)[0], search.returncode) for search in searches]
     assert all(code in (0, 1) for _, code in ends) and any(code == 0 for _, code in ends), ends
