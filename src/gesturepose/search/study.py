@@ -22,7 +22,7 @@ import optuna
 import psutil
 import torch
 from numpy.random import SeedSequence
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.samplers import TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -240,7 +240,8 @@ def alive(trial: Trial) -> Iterator[None]:
 
     def tell() -> None:
         while not ended.wait(60.0):
-            with suppress(*DATABASE_ERRORS, OSError):  # the training itself finds out whether that lasts
+            # Whether it lasts, the training itself finds out; and whether another machine has taken the trial over.
+            with suppress(*DATABASE_ERRORS, OSError, UpdateFinishedTrialError):
                 trial.set_user_attr(SEEN, time.time())
 
     thread = Thread(target=tell, name="life of a trial", daemon=True)
