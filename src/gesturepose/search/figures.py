@@ -46,6 +46,8 @@ def png_figures(study: Study, names: list[str]) -> dict[str, bytes]:
         axes = drawn if not hasattr(drawn, "flat") else drawn.flat[0]
         figure: Figure = axes.figure
         figure.set_size_inches({"slices": 2.5 * len(figure.axes), "parallel": 16.0}.get(name, 9.0), 4.5)
+        if name == "importances":
+            figure.set_layout_engine("tight")  # its labels are long
         found[name] = figure_png(figure)
     return found
 
