@@ -323,6 +323,7 @@ def test_two_searches_share_a_database(project, database, monkeypatch):
     monkeypatch.setenv("OPTUNA_STORAGE", database)
     # Long enough that neither is through with all before the other has begun.
     edit(project / "params.yaml", "fixed: {}", "fixed: {train.epochs: 20}")
+    edit(project / "params.yaml", "pruner: median", "pruner: none")
     searches = [start(project, "--trials", "4", "--workers", "1", OPTUNA_STORAGE=database) for _ in range(2)]
     ends = [(search.communicate(timeout=LIMIT_S)[0], search.returncode) for search in searches]
     assert all(code in (0, 1) for _, code in ends) and any(code == 0 for _, code in ends), ends

@@ -40,7 +40,7 @@ from gesturepose.tracking import FOLDER
 from gesturepose.tracking.store import store_root
 from gesturepose.tracking.studies import close_study_run, log_study_files, open_study_run, settle_trials
 
-_POLL_S = 0.5
+_POLL_S = 1.0
 _HOPELESS = 3  # trials that fail, or workers that die, in a row
 
 
