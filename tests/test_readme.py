@@ -69,6 +69,24 @@ def test_tables_are_those_of_the_committed_results():
             assert paper == ("" if pd.isna(row.paper_accuracy) else f"{100 * row.paper_accuracy:.2f} %")
 
 
+def test_the_study_is_that_of_the_committed_metrics():
+    metrics = json.loads((PROJECT / "reports/search/metrics.json").read_text())
+    section = README.split("## Searching settings")[1].split("\n## ")[0]
+    (best,) = metrics["best"]
+    told = [f"{100 * best[name]:.1f} %" for name in ("value", "accuracy", "pck_30")]
+    assert (
+        f"best of {metrics['study']['trials']} trials has a value of {told[0]} (accuracy {told[1]}, PCK@30 {told[2]})"
+        in section
+    )
+    assert f"{metrics['data']['videos']} validation videos" in section
+    lines = {line.split("|")[1].strip(): line for line in section.splitlines() if line.startswith("| ")}
+    assert set(lines) == {"pruner", *metrics["replay"]}
+    for pruner, found in metrics["replay"].items():
+        saved, regret = ({key: 100 * value for key, value in found[name].items()} for name in ("saved", "regret"))
+        assert f"{saved['mean']:.1f} % ({saved['low']:.1f} to {saved['high']:.1f})" in lines[pruner]
+        assert f"{regret['mean']:.2f} ({regret['low']:.2f} to {regret['high']:.2f})" in lines[pruner]
+
+
 def test_the_demo_is_better_than_its_baselines_by_the_promised_margins():
     """Five times chance, and half of the way from the better baseline to 1."""
     metrics = json.loads((PROJECT / "reports/evaluate/metrics.json").read_text())
