@@ -12,6 +12,12 @@ from gesturepose.params import Params, PrepareSettings, apply_profile, load_para
 from gesturepose.synthetic.writer import write_root
 
 PROJECT = Path(__file__).parent.parent
+LONG = ("test_search_runs", "test_dag", "test_search_dag", "test_weak_dag", "test_ablation_dag", "test_matrix")
+
+
+def pytest_collection_modifyitems(items):
+    """Files that run whole pipelines come first, so that no process is left alone with one at the end."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,9 @@ from mlflow import MlflowClient
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from gesturepose.errors import InputError
 from gesturepose.params import load_params, set_values
+from gesturepose.search.promote import promote
 from test_dag import checkout, edit, run
 
 LIMIT_S = 240.0  # only for a process that hangs
@@ -124,17 +126,15 @@ def test_two_workers_keep_every_trial_and_the_tools_agree(project):
     assert values(study_of(project)) == values(study)
     assert (project / f".gesturepose/studies/{study.study_name}/index.html").read_text() == page
 
-
-def test_a_study_of_other_settings_stands_beside_the_first_and_begins_with_its_best(project):
-    run("gesturepose", "search", "--trials", "2", "--workers", "1", cwd=project)
+    # One of other settings stands beside it, and begins with its best.
     first = study_of(project)
     edit(project / "params.yaml", "accuracy_share: 0.5", "accuracy_share: 0.25")
     run("gesturepose", "search", "--trials", "1", "--workers", "1", cwd=project)
     storage = JournalStorage(JournalFileBackend(str(project / ".gesturepose/studies.journal")))
     (new,) = set(optuna.get_all_study_names(storage)) - {first.study_name}
-    warm, waiting = optuna.load_study(study_name=new, storage=storage).trials
-    assert warm.params == first.best_trial.params and waiting.state.name == "WAITING"
-    assert len(optuna.load_study(study_name=first.study_name, storage=storage).trials) == 2
+    warm, *waiting = optuna.load_study(study_name=new, storage=storage).trials
+    assert warm.params == first.best_trial.params and [trial.state.name for trial in waiting] == ["WAITING"] * 2
+    assert values(optuna.load_study(study_name=first.study_name, storage=storage)) == values(first)
 
 
 def test_a_worker_that_is_killed_is_replaced_and_its_trial_goes_on_from_its_checkpoint(project):
@@ -165,10 +165,10 @@ def test_a_worker_that_is_killed_is_replaced_and_its_trial_goes_on_from_its_chec
     assert not list((project / ".gesturepose/search/checkpoints").iterdir())
 
 
-def test_ctrl_c_ends_the_trials_and_the_same_command_goes_on(project):
+def test_after_ctrl_c_and_after_the_search_itself_is_killed_the_same_command_goes_on(project):
     edit(project / "params.yaml", "fixed: {}", "fixed: {train.epochs: 30}")
     edit(project / "params.yaml", "pruner: median", "pruner: none")
-    search = start(project, "--trials", "2", "--workers", "1")
+    search = start(project, "--trials", "1", "--workers", "1")
     wait_for(lambda: trained(project, 2))
     search.send_signal(signal.SIGINT)
     said, _ = search.communicate(timeout=LIMIT_S)
@@ -176,27 +176,21 @@ def test_ctrl_c_ends_the_trials_and_the_same_command_goes_on(project):
     _, (parent,), trials = runs_of(project)
     assert {parent.info.status, *(r.info.status for r in trials.values())} == {"KILLED"}
     assert [t.state.name for t in study_of(project).trials] == ["FAIL", "WAITING"]
-    interrupted = study_of(project).trials[0]
-    run("gesturepose", "search", "--trials", "2", "--workers", "1", cwd=project)
-    trials_now = study_of(project).trials
-    assert [t.state.name for t in trials_now] == ["FAIL", "COMPLETE", "COMPLETE"]
-    assert trials_now[1].params == interrupted.params
-    _, (parent,), _ = runs_of(project)
-    assert parent.info.status == "FINISHED"
+    known = len(study_of(project).trials[0].user_attrs["gesturepose.curve"])
 
-
-def test_after_the_search_itself_is_killed_the_doctor_says_so_and_the_same_command_goes_on(project):
-    edit(project / "params.yaml", "fixed: {}", "fixed: {train.epochs: 30}")
     search = start(project, "--trials", "1", "--workers", "1")
-    victim = wait_for(lambda: trained(project, 2))
+    victim = wait_for(lambda: trained(project, known + 2))
     search.kill()
     os.kill(int(victim.user_attrs["gesturepose.pid"]), signal.SIGKILL)
     search.communicate()
     assert "dead trials   1; --reap ends them" in run("gesturepose", "doctor", cwd=project).stdout
+
     assert "1 of 1 trials" in run("gesturepose", "search", "--trials", "1", "--workers", "1", cwd=project).stdout
-    assert [trial.state.name for trial in study_of(project).trials] == ["FAIL", "COMPLETE"]
+    study = study_of(project)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "FAIL", "COMPLETE"]
+    assert len({json.dumps(trial.params) for trial in study.trials}) == 1
     _, (parent,), trials = runs_of(project)
-    assert [trials[number].info.status for number in (0, 1)] == ["KILLED", "FINISHED"]
+    assert [trials[number].info.status for number in range(3)] == ["KILLED", "KILLED", "FINISHED"]
     assert parent.info.status == "FINISHED"
     assert "dead trials   0\n" in run("gesturepose", "doctor", cwd=project).stdout
 
@@ -213,12 +207,13 @@ def test_eight_searches_on_a_fresh_store_share_one_study(project):
     assert parent.info.status == "FINISHED" and {r.info.status for r in trials.values()} == {"FINISHED"}
 
 
-def test_a_promoted_trial_is_what_the_pipeline_then_trains(project):
+def test_a_promoted_trial_is_what_the_pipeline_then_trains(project, monkeypatch):
     edit(project / "params.yaml", "    loss.heatmap:", "    labels.pose: {choices: [0.4, 0.7]}\n    loss.heatmap:")
     run("gesturepose", "search", "--trials", "2", "--workers", "1", cwd=project)
     study = study_of(project)
-    refused = run("gesturepose", "promote", study.study_name, cwd=project, check=False)
-    assert refused.returncode == 2 and "changes that are not committed" in refused.stderr
+    monkeypatch.chdir(project)
+    with pytest.raises(InputError, match="changes that are not committed"):
+        promote(study.study_name, None, dirty=False, other=False)
     before = (project / "params.yaml").read_text()
     done = run("gesturepose", "promote", study.study_name, "--trial", "1", "--dirty", cwd=project)
     settings = study.trials[1].user_attrs["gesturepose.settings"]
@@ -233,19 +228,16 @@ def test_a_promoted_trial_is_what_the_pipeline_then_trains(project):
     curve = {str(m.step): m.value for m in client.get_metric_history(train.info.run_id, "validation/value")}
     assert curve == study.trials[1].user_attrs["gesturepose.curve"]  # bit for bit
 
-    for arguments, words in (
-        (["nothing"], "no study 'nothing'"),
-        ([study.study_name, "--trial", "9"], "no trial 9"),
-    ):
-        refused = run("gesturepose", "promote", *arguments, cwd=project, check=False)
-        assert refused.returncode == 2 and words in refused.stderr and "Traceback" not in refused.stderr
+    for name, number, words in (("nothing", None, "no study 'nothing'"), (study.study_name, 9, "no trial 9")):
+        with pytest.raises(InputError, match=words):
+            promote(name, number, dirty=True, other=False)
     edit(project / "params.yaml", "segments: 8", "segments: 7")
-    refused = run("gesturepose", "promote", study.study_name, "--dirty", cwd=project, check=False)
-    assert refused.returncode == 2 and "is of other settings than this project" in refused.stderr
-    run("gesturepose", "promote", study.study_name, "--dirty", "--other", cwd=project)
+    with pytest.raises(InputError, match="is of other settings than this project"):
+        promote(study.study_name, None, dirty=True, other=False)
+    promote(study.study_name, None, dirty=True, other=True)
 
 
-def test_a_search_in_which_nothing_can_be_trained_says_why_and_stops(project):
+def test_a_search_in_which_nothing_can_be_trained_says_why_and_stops(project, monkeypatch):
     edit(project / "params.yaml", "fixed: {}", "fixed: {train.clips_per_batch: 1, labels.pose: 0.4}")
     done = run("gesturepose", "search", "--trials", "20", "--workers", "1", cwd=project, check=False)
     assert done.returncode == 2 and "3 trials in a row failed" in done.stderr and "clips_per_batch is 1" in done.stderr
@@ -253,8 +245,9 @@ def test_a_search_in_which_nothing_can_be_trained_says_why_and_stops(project):
     assert [trial.state.name for trial in study.trials[:3]] == ["FAIL"] * 3
     # A fourth one may have begun; it was told to end, and waits.
     assert {trial.state.name for trial in study.trials[3:]} <= {"FAIL", "WAITING"} and len(study.trials) < 6
-    refused = run("gesturepose", "promote", study.study_name, "--dirty", cwd=project, check=False)
-    assert refused.returncode == 2 and "has no complete trial" in refused.stderr
+    monkeypatch.chdir(project)
+    with pytest.raises(InputError, match="has no complete trial"):
+        promote(study.study_name, None, dirty=True, other=False)
     _, (parent,), trials = runs_of(project)
     assert parent.info.status == "FAILED" and {trials[number].info.status for number in range(3)} == {"FAILED"}
     assert "RUNNING" not in {trial.info.status for trial in trials.values()}

@@ -18,7 +18,8 @@ from gesturepose.search.study import SCORES
 
 CAPTIONS: Final = {
     "history": "The value of each trial, in the order in which they began.",
-    "importances": "How much each setting decides whether a trial is among the best tenth by value (PED-ANOVA).",
+    "importances": "How much each setting decides whether a trial is among the best tenth by value (PED-ANOVA); "
+    "of few trials a hint at most.",
     "parallel": "Each line is a trial, from setting to setting; darker ones are better.",
     "slices": "The value against each setting by itself.",
     "front": "Each complete trial's accuracy and PCK@30, and its labels where they are searched; none beats one on the "

@@ -89,7 +89,7 @@ def run_search(params: Params, *, workers: int | None, report: Path | None = Non
                 values = best_values(search)
             finally:
                 close_study_run(parent, status, values)
-    if complete_trials(search):
+    if code != 1 and complete_trials(search):  # with 1, the search that trains the last ones writes it
         folder = report or store_root() / FOLDER / "studies" / search.name
         log_study_files(parent, write_report(search, data, folder))
         print(f"{best_words(search)}\n{folder / 'index.html'}")
@@ -101,7 +101,9 @@ def run_search(params: Params, *, workers: int | None, report: Path | None = Non
     elif code:
         print("the same command goes on from here; a trial that was cut off, from its last epoch")
     best = "best-trials" if len(search.study.directions) > 1 else "best-trial"
-    print(f"`optuna {best} --study-name {search.name} --storage {shown_name()}`", flush=True)
+    print(f"`optuna {best} --study-name {search.name} --storage {shown_name()}`")
+    if complete_trials(search):
+        print(f"`gesturepose promote {search.name}` writes the best one's settings into params.yaml", flush=True)
     return code
 
 
