@@ -268,6 +268,15 @@ def test_writers_beside_each_other_lose_no_line(tmp_path):
     assert sorted(trial.value for trial in study.trials) == sorted(10.0 * n + p for n in range(4) for p in range(5))
 
 
+def test_a_name_that_is_no_storage_is_refused_and_creates_nothing(tmp_path, monkeypatch):
+    (tmp_path / ".dvc").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(VARIABLE, "nonsense")
+    with pytest.raises(InputError, match="OPTUNA_STORAGE is nonsense, which is no address and no journal"):
+        open_storage()
+    assert not (tmp_path / "nonsense").exists()
+
+
 @pytest.mark.parametrize(
     "name",
     [

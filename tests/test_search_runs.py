@@ -31,7 +31,10 @@ LIMIT_S = 240.0  # only for a process that hangs
 def prepared_project(tmp_path_factory):
     """The `test` profile with its data prepared, and short trials."""
     folder = checkout(tmp_path_factory.mktemp("search") / "project")
-    set_values({"search.fixed": {}, "search.trials": 4, "search.random_trials": 2}, folder / "params.yaml")
+    set_values(
+        {"search.fixed": {}, "search.trials": 4, "search.unpruned_epochs": 3, "search.random_trials": 2},
+        folder / "params.yaml",
+    )
     run("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qam", "short", cwd=folder)
     run("dvc", "repro", "-q", "prepare", "backbone", cwd=folder)
     return folder

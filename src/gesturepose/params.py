@@ -453,7 +453,9 @@ def _validated(tree: CommentedMap, path: Path) -> Params:
         return Params.model_validate_json(json.dumps(tree))
     except ValidationError as error:
         problems = [_explain(problem, tree, path) for problem in error.errors()]
-        raise InputError("\n".join(problems), hint="The keys and their ranges are in src/gesturepose/params.py.") from None
+        raise InputError(
+            "\n".join(problems), hint="The keys and their ranges are in src/gesturepose/params.py."
+        ) from None
     except TypeError as error:  # a date or another YAML type that JSON does not have
         raise InputError(f"a value has a type that no setting has: {error}", file=path) from None
 

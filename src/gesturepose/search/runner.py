@@ -94,8 +94,13 @@ def run_search(params: Params, *, workers: int | None, report: Path | None = Non
         log_study_files(parent, write_report(search, data, folder))
         print(f"{best_words(search)}\n{folder / 'index.html'}")
     now = progress(search)
-    states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(now.states.items()))
-    print(f"{now.done} of {search.total} trials: {states}")
+    whole, pruned, waiting = (now.states.get(state, 0) for state in ("COMPLETE", "PRUNED", "WAITING"))
+    cut = now.states.get("FAIL", 0) - now.failed
+    print(
+        f"{now.done} of {search.total} trials: {whole} complete, {pruned} pruned, {now.failed} failed"
+        + (f"; {cut} were cut off" if cut else "")
+        + (f"; {waiting} wait to be tried" if waiting else "")
+    )
     if code == 1:
         print("other searches train the last ones; the same command says how they ended")
     elif code:

@@ -91,6 +91,11 @@ def open_storage() -> BaseStorage:
         InputError: the storage cannot be reached, or is none.
     """
     name = storage_name()
+    if "://" not in name and not name.endswith(".journal") and not Path(name).exists():
+        raise InputError(
+            f"{VARIABLE} is {name}, which is no address and no journal",
+            hint="Write an address such as postgresql://…, or the path of a file that ends in .journal.",
+        )
     with host_lock():
         try:
             if "://" not in name:
