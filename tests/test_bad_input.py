@@ -25,20 +25,12 @@ from gesturepose.data.prepare import prepare
 from gesturepose.data.prepared import PreparedData
 from gesturepose.errors import InputError
 from gesturepose.evaluation import Evaluation, evaluate_predictions
-from gesturepose.experiment import (
-    Epoch,
-    Training,
-    collaborative_training,
-    finetuning,
-    fit,
-    load_network,
-    network_header,
-    predict_videos,
-)
+from gesturepose.experiment import Epoch, Training, fit, load_network, network_header, predict_videos
 from gesturepose.models.gesture import MultiOrderRelation
 from gesturepose.params import STREAMS, Params, PrepareSettings, apply_profile, load_params
 from gesturepose.structures import Predictions
 from gesturepose.tracking import open_store
+from gesturepose.trainings import collaborative_training, finetuning
 
 PROJECT = Path(__file__).parent.parent
 TESTS = Path(__file__).parent

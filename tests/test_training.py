@@ -8,8 +8,6 @@ from gesturepose.backbone import initial_trunk
 from gesturepose.checkpoint import load_into, load_state, load_weights, save_state, save_weights
 from gesturepose.errors import InputError
 from gesturepose.experiment import (
-    collaborative_training,
-    finetuning,
     fit,
     history_table,
     load_network,
@@ -19,6 +17,7 @@ from gesturepose.experiment import (
     prepare_execution,
 )
 from gesturepose.optim import LearningRate, build_optimiser
+from gesturepose.trainings import collaborative_training, finetuning
 
 
 def train_settings(params, **changes):
