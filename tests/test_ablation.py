@@ -118,15 +118,16 @@ def test_rows_are_the_papers(params):
     ("edits", "message"),
     [
         ({"rows: [baseline,": "rows: [base_line,"}, "ablation.rows"),
-        ({"rows: [baseline,": "rows: [complete,"}, "ablation: an entry stands in rows twice"),
-        ({"train_steps: 300": "train_steps: 301"}, "ablation: train_steps 301 is no multiple of log_every 20"),
-        ({"lstm_steps: 2000": "lstm_steps: 2010"}, "ablation: lstm_steps 2010 is no multiple of log_every 20"),
+        ({"rows: [baseline,": "rows: [complete,"}, "ablation.rows: an entry stands in the list twice"),
+        ({"train_steps: 300": "train_steps: 301"}, "ablation.train_steps: 301 is no multiple of log_every 20"),
+        ({"lstm_steps: 2000": "lstm_steps: 2010"}, "ablation.lstm_steps: 2010 is no multiple of log_every 20"),
         ({"finetune_steps: 300": "finetune_steps: 310", "log_every: 20": "log_every: 10"},  # the first is of weak
-         "weak.finetune_steps 310 is no multiple of ablation.log_every 20"),
+         "ablation.log_every: weak.finetune_steps 310 is no multiple of 20"),
         ({"seeds: [0, 1, 2]            # of weak": "seeds: [0, 5]            # of weak"},
-         "ablation.seeds has 5 and weak.seeds has not"),
-        ({"multi_order, complete,": "multi_order,"}, "lstm_predicted reads the poses of the row complete"),
-        ({"crop: clip ": "crop: frame "}, "ablation.crops has frame, and so has prepare.crop"),
+         "ablation.seeds: it has 5 and weak.seeds has not"),
+        ({"multi_order, complete,": "multi_order,"},
+         "ablation.pose_references: lstm_predicted reads the poses of the row complete"),
+        ({"crop: clip ": "crop: frame "}, "ablation.crops: it has frame, and so has prepare.crop"),
     ],
 )  # fmt: skip
 def test_settings_that_make_no_tables_are_refused(tmp_path, edits, message):

@@ -406,8 +406,8 @@ def test_keys_of_ratios():
      ("ratios: [0.15, 0.25, 0.4]", "ratios: [0.0, 0.25]", "0 is not a share"),
      ("ratios: [0.15, 0.25, 0.4]", "ratios: [0.15, 1]", "write 1.0, not 1"),
      ("ratios: [0.15, 0.25, 0.4]", "ratios: []", "weak.ratios"),
-     ("seeds: [0, 1, 2]", "seeds: [0, 1, 1]", "weak: a seed stands in the list of seeds twice"),
-     ("train_steps: 400", "train_steps: 407", "weak: train_steps 407 is no multiple of log_every"),
+     ("seeds: [0, 1, 2]", "seeds: [0, 1, 1]", "weak.seeds: a seed stands in the list twice"),
+     ("train_steps: 400", "train_steps: 407", "weak.train_steps: 407 is no multiple of log_every"),
      ("further_pose_methods: []", "further_pose_methods: [weak]", "weak.further_pose_methods"),
      ("steps_at: [0.6, 0.85]       # share of the steps", "steps_at: [0.85, 0.6]  #", "weak.steps_at: it has to rise")],
 )  # fmt: skip
@@ -430,5 +430,5 @@ def test_a_split_without_videos_is_refused_before_anything_is_trained(tmp_path):
         assert old in text
         text = text.replace(old, new)
     path.write_text(text.replace("split: test ", "split: validation "))
-    with pytest.raises(InputError, match=r"weak.split is validation, but data.validation is 0"):
+    with pytest.raises(InputError, match=r"params.yaml:\d+: weak.split: it is validation, but data.validation is 0"):
         load_params(path)

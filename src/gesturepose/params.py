@@ -52,6 +52,14 @@ NetworkRow = Literal[
 ]  # fmt: skip
 
 
+class _Misfit(ValueError):
+    """A value that is refused for what stands elsewhere: says at which key it is, below the section that checks."""
+
+    def __init__(self, message: str, *at: str) -> None:
+        super().__init__(message)
+        self.at = at
+
+
 def _rises(shares: tuple[float, ...]) -> tuple[float, ...]:
     if list(shares) != sorted(set(shares)):
         raise ValueError("it has to rise from entry to entry")
@@ -120,7 +128,7 @@ class NetworkSettings(_Section):
     @model_validator(mode="after")
     def _no_stream_twice(self) -> Self:
         if len(set(self.streams)) != len(self.streams):
-            raise ValueError("a stream stands in the list twice")
+            raise _Misfit("a stream stands in the list twice", "streams")
         return self
 
 
@@ -159,8 +167,9 @@ class RuntimeSettings(_Section):
     @model_validator(mode="after")
     def _one_of_them_decides_what_is_computed_again(self) -> Self:
         if self.compile and self.checkpoint_iterations:
-            raise ValueError(
-                "compile and checkpoint_iterations are both true; a compiled step has no checkpoints: set one to false"
+            raise _Misfit(
+                "compile and checkpoint_iterations are both true; a compiled step has no checkpoints: set one to false",
+                "compile",
             )
         return self
 
@@ -202,10 +211,10 @@ class CellSettings(_Section):
     @model_validator(mode="after")
     def _cells_are_comparable(self) -> Self:
         if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("a seed stands in the list of seeds twice")
+            raise _Misfit("a seed stands in the list twice", "seeds")
         for name in type(self).model_fields:
             if name.endswith("_steps") and getattr(self, name) % self.log_every:
-                raise ValueError(f"{name} {getattr(self, name)} is no multiple of log_every {self.log_every}")
+                raise _Misfit(f"{getattr(self, name)} is no multiple of log_every {self.log_every}", name)
         return self
 
 
@@ -255,9 +264,10 @@ class AblationSettings(CellSettings):
     def _rows_are_there_once(self) -> Self:
         for name in ("rows", "references"):
             if len(set(getattr(self, name))) != len(getattr(self, name)):
-                raise ValueError(f"an entry stands in {name} twice")
+                raise _Misfit("an entry stands in the list twice", name)
         if self.pose_references and "complete" not in self.rows:
-            raise ValueError("lstm_predicted reads the poses of the row complete, which rows does not have")
+            message = "lstm_predicted reads the poses of the row complete, which rows does not have"
+            raise _Misfit(message, "pose_references")
         return self
 
 
@@ -272,7 +282,8 @@ class LabelSettings(_Section):
     @model_validator(mode="after")
     def _one_task_is_supervised_weakly(self) -> Self:
         if self.pose < 1.0 and self.gesture < 1.0:
-            raise ValueError("pose and gesture are both below 1; weak supervision has all labels of one of the tasks")
+            message = "pose and gesture are both below 1; weak supervision has all labels of one of the tasks"
+            raise _Misfit(message, "pose")
         return self
 
 
@@ -282,7 +293,7 @@ class SearchDimension(_Section):
     low: float | int | None = None
     high: float | int | None = None
     log: bool = False
-    choices: Annotated[tuple[Any, ...], Field(min_length=2)] | None = None
+    choices: tuple[Any, ...] | None = None
 
     @model_validator(mode="after")
     def _bounds_or_choices(self) -> Self:
@@ -290,6 +301,10 @@ class SearchDimension(_Section):
         if self.choices is not None:
             if low is not None or high is not None or self.log:
                 raise ValueError("choices stand alone, without low, high and log")
+            if len(self.choices) < 2:
+                raise ValueError(
+                    "choices has to have two entries or more; a value for all trials stands in search.fixed"
+                )
             if len({json.dumps(choice) for choice in self.choices}) < len(self.choices):
                 raise ValueError("an entry stands in choices twice")
             return self
@@ -326,17 +341,21 @@ class SearchSettings(_Section):
     @model_validator(mode="after")
     def _space_and_objective_fit(self) -> Self:
         if both := sorted(set(self.space) & set(self.fixed)):
-            raise ValueError(f"{both[0]} stands in space and in fixed")
+            raise _Misfit(f"{both[0]} stands in space and in fixed", "fixed", both[0])
         for key in ("labels.pose", "labels.gesture"):
             if key in self.fixed and self.fixed[key] != 1.0 and self._below_one(other := _OTHER_LABELS[key]):
-                raise ValueError(f"{key} is fixed below 1, and {other} has no value of 1: one of the two has to be 1")
+                message = f"{key} is fixed below 1, and {other} has no value of 1: one of the two has to be 1"
+                raise _Misfit(message, "fixed", key)
         if self._below_one("labels.pose") and self._below_one("labels.gesture"):
-            raise ValueError(
+            raise _Misfit(
                 "labels.pose and labels.gesture are both searched, and neither has 1.0 among its choices: no trial may "
-                "withhold both"
+                "withhold both",
+                "space",
+                "labels.pose",
             )
         if self.objective == "cheapest" and not {"labels.pose", "labels.gesture"} & set(self.space):
-            raise ValueError("objective is cheapest, but the space has neither labels.pose nor labels.gesture")
+            message = "objective is cheapest, but the space has neither labels.pose nor labels.gesture"
+            raise _Misfit(message, "objective")
         return self
 
     def _below_one(self, key: str) -> bool:
@@ -377,50 +396,56 @@ class Params(_Section):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if Path(self.data.root) == Path(SYNTHETIC_ROOT) and not self.generate.sets:
-            raise ValueError(f"data.root is {SYNTHETIC_ROOT}, which generate.sets: [synthetic] writes, but it is []")
+            message = f"it is {SYNTHETIC_ROOT}, which generate.sets: [synthetic] writes, but that is []"
+            raise _Misfit(message, "data", "root")
         if self.train.select == "best" and self.data.validation == 0.0:
-            raise ValueError("train.select is best, but data.validation is 0: there is nothing to select by; use last")
+            message = "it is best, but data.validation is 0: there is nothing to select by; use last"
+            raise _Misfit(message, "train", "select")
         for name, section in (("weak", self.weak), ("ablation", self.ablation)):
             if section.split == "validation" and self.data.validation == 0.0:
-                raise ValueError(f"{name}.split is validation, but data.validation is 0: there is nothing to score")
+                message = "it is validation, but data.validation is 0: there is nothing to score"
+                raise _Misfit(message, name, "split")
         heatmap_size = self.prepare.image_size // HEATMAP_STRIDE
         if heatmap_size % self.network.tcn_grid:
-            raise ValueError(
-                f"network.tcn_grid {self.network.tcn_grid} does not divide the heatmaps' {heatmap_size} px"
-            )
+            message = f"{self.network.tcn_grid} does not divide the heatmaps' {heatmap_size} px"
+            raise _Misfit(message, "network", "tcn_grid")
         if unknown := sorted(set(self.ablation.seeds) - set(self.weak.seeds)):
-            raise ValueError(
-                f"ablation.seeds has {unknown[0]} and weak.seeds has not: the rows start from that pipeline's trunks"
-            )
+            message = f"it has {unknown[0]} and weak.seeds has not: the rows start from that pipeline's trunks"
+            raise _Misfit(message, "ablation", "seeds")
         if self.ablation.crops and self.prepare.crop == "frame":
-            raise ValueError("ablation.crops has frame, and so has prepare.crop: the row would be no other; use []")
+            message = "it has frame, and so has prepare.crop: the row would be no other; use []"
+            raise _Misfit(message, "ablation", "crops")
         for key, dimension in self.search.space.items():
             for value in dimension.ends:
-                self._check_value(f"search.space: {key}", key, value)
+                self._check_value("space", key, value)
         for key, value in self.search.fixed.items():
-            self._check_value(f"search.fixed: {key}", key, value)
+            self._check_value("fixed", key, value)
         if self.weak.finetune_steps % self.ablation.log_every:
-            raise ValueError(
-                f"weak.finetune_steps {self.weak.finetune_steps} is no multiple of ablation.log_every "
-                f"{self.ablation.log_every}: rows without pose labels have these steps more"
+            raise _Misfit(
+                f"weak.finetune_steps {self.weak.finetune_steps} is no multiple of {self.ablation.log_every}: rows "
+                "without pose labels have these steps more",
+                "ablation",
+                "log_every",
             )
         return self
 
-    def _check_value(self, place: str, key: str, value: object) -> None:
+    def _check_value(self, part: Literal["space", "fixed"], key: str, value: object) -> None:
         """Refuse what a trial could not have as the setting `key`."""
         section, _, leaf = key.partition(".")
         keys = [f"{name}.{leaf}" for name in TRIAL_SECTIONS for leaf in type(getattr(self, name)).model_fields]
         if key not in keys:
             near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"{place} is no setting of a trial, in {', '.join(TRIAL_SECTIONS)}{hint}")
+            message = f"no setting of a trial, which are in {', '.join(TRIAL_SECTIONS)}{hint}"
+            raise _Misfit(message, "search", part, key)
         # The field alone: which values go together is a trial's to say, since other settings change with it.
         field = type(getattr(self, section)).model_fields[leaf]
         alone = create_model("Alone", __config__=ConfigDict(strict=True), value=(field.annotation, field))
         try:
             alone.model_validate_json(json.dumps({"value": value}))
         except ValidationError as error:
-            raise ValueError(f"{place} cannot be {_short(value)}: {error.errors()[0]['msg']}") from None
+            message = f"it cannot be {_short(value)}: {error.errors()[0]['msg']}"
+            raise _Misfit(message, "search", part, key) from None
 
 
 def check_ratios(ratios: Sequence[float]) -> None:
@@ -452,9 +477,12 @@ def _validated(tree: CommentedMap, path: Path) -> Params:
         # JSON mode: strict types, and lists become tuples.
         return Params.model_validate_json(json.dumps(tree))
     except ValidationError as error:
-        problems = [_explain(problem, tree, path) for problem in error.errors()]
+        problems: dict[tuple[str, ...], str] = {}
+        for problem in error.errors():
+            at = _location(problem, tree)
+            problems.setdefault(at, _explain(problem, at, tree, path))
         raise InputError(
-            "\n".join(problems), hint="The keys and their ranges are in src/gesturepose/params.py."
+            "\n".join(problems.values()), hint="The keys and their ranges are in src/gesturepose/params.py."
         ) from None
     except TypeError as error:  # a date or another YAML type that JSON does not have
         raise InputError(f"a value has a type that no setting has: {error}", file=path) from None
@@ -473,7 +501,7 @@ def with_values(params: Params, values: Mapping[str, Any]) -> Params:
     try:
         return Params.model_validate_json(json.dumps(tree))
     except ValidationError as error:
-        said = "; ".join(f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors())
+        said = "; ".join(f"{'.'.join(_location(found, tree))}: {found['msg']}" for found in error.errors())
         raise InputError(f"{', '.join(f'{k} {_short(v)}' for k, v in values.items())} do not fit: {said}") from None
 
 
@@ -570,14 +598,36 @@ def _read_commented(path: Path) -> CommentedMap:
     return tree
 
 
-def _explain(problem: Any, tree: CommentedMap, path: Path) -> str:
+def _location(problem: Any, tree: Mapping[str, Any]) -> tuple[str, ...]:
+    """The keys down to the value that one of pydantic's findings is about."""
+    keys = [part for part in problem["loc"] if isinstance(part, str)]
+    if problem["type"] == "value_error" and isinstance(error := problem["ctx"]["error"], _Misfit):
+        keys += error.at
+    if problem["type"] != "missing":  # below a value there are the types that it could have had
+        keys = keys[: _depth(tree, keys)]
+    return tuple(keys)
+
+
+def _depth(tree: Mapping[str, Any], keys: Sequence[str]) -> int:
+    """How many of `keys` there are, one in the other."""
+    node: Any = tree
+    for depth, key in enumerate(keys):
+        if not isinstance(node, Mapping) or key not in node:
+            return depth
+        node = node[key]
+    return len(keys)
+
+
+def _explain(problem: Any, location: Sequence[str], tree: CommentedMap, path: Path) -> str:
     """One sentence for one of pydantic's findings."""
-    location = [part for part in problem["loc"] if isinstance(part, str)]
     key = ".".join(location)
     line = _line_of(tree, location)
     place = f"{path}:{line}: " if line else f"{path}: "
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, _known_keys(), n=1, cutoff=0.5)
+        known = _known_keys()
+        if key.startswith("search.space."):
+            known = [".".join([*location[:-1], name]) for name in SearchDimension.model_fields]
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
         return f"{place}unknown key {key}" + (f"; did you mean {near[0]}?" if near else "")
     if problem["type"] == "missing":
         return f"{place}the key {key} is missing"
@@ -586,8 +636,9 @@ def _explain(problem: Any, tree: CommentedMap, path: Path) -> str:
     return f"{place}{key} is {_short(problem['input'])}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
 
 
-def _line_of(tree: CommentedMap, location: list[str]) -> int | None:
-    line, node = None, tree
+def _line_of(tree: CommentedMap, location: Sequence[str]) -> int | None:
+    line: int | None = None
+    node: Any = tree
     for part in location:
         if not isinstance(node, CommentedMap) or part not in node:
             break
