@@ -71,7 +71,7 @@ def checkout(folder):
     """The project's files as a repository of its own, with the `test` profile."""
     listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", cwd=PROJECT).stdout
     for name in filter(None, listed.split("\0")):
-        if (PROJECT / name).exists() and not name.startswith("reports/") and name != "dvc.lock":
+        if (PROJECT / name).exists() and not name.startswith("reports/") and not name.endswith("dvc.lock"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(PROJECT / name, folder / name)
     run("gesturepose", "profile", "test", cwd=folder)
