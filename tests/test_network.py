@@ -117,7 +117,6 @@ def test_overfits_one_batch(params, prepared):
     loader = training_loader(prepared, videos, segments=5, clips_per_batch=len(videos), seed=0, epoch=1)
     (batch,) = list(loader)
     torch.manual_seed(0)
-    torch.set_num_threads(2)
     network = build_network(settings, build_trunk(settings), gestures=len(prepared.gestures), image_size=S)
     criterion = CollaborativeCriterion(LossSettings(heatmap=1.0, depth=0.001, gesture=0.001))
     optimiser = torch.optim.Adam(network.parameters(), lr=2e-3, fused=True)

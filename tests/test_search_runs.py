@@ -246,8 +246,8 @@ def test_a_search_in_which_nothing_can_be_trained_says_why_and_stops(project, mo
     assert done.returncode == 2 and "3 trials in a row failed" in done.stderr and "clips_per_batch is 1" in done.stderr
     study = study_of(project)
     assert [trial.state.name for trial in study.trials[:3]] == ["FAIL"] * 3
-    # A fourth one may have begun; it was told to end, and waits.
-    assert {trial.state.name for trial in study.trials[3:]} <= {"FAIL", "WAITING"} and len(study.trials) < 6
+    # More may have failed while the search looked; one that had begun was told to end, and waits.
+    assert {trial.state.name for trial in study.trials[3:]} <= {"FAIL", "WAITING"} and len(study.trials) < 20
     monkeypatch.chdir(project)
     with pytest.raises(InputError, match="has no complete trial"):
         promote(study.study_name, None, dirty=True, other=False)
