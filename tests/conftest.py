@@ -1,17 +1,19 @@
 """A small synthetic dataset, generated and prepared once for all tests that need pictures."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from gesturepose.data.fpha import open_root
 from gesturepose.data.prepare import prepare
 from gesturepose.data.prepared import PreparedData
 from gesturepose.params import Params, PrepareSettings, apply_profile, load_params
 from gesturepose.synthetic.writer import write_root
+from project import PROJECT, checkout, commit, run
 
-PROJECT = Path(__file__).parent.parent
 LONG = ("test_search_runs", "test_dag", "test_search_dag", "test_weak_dag", "test_ablation_dag", "test_matrix")
 
 
@@ -45,6 +47,25 @@ def prepared(synthetic_root, tmp_path_factory) -> PreparedData:
     settings = PrepareSettings(image_size=32, crop="clip", box_margin=1.3, max_unreadable=0.0)
     prepare(open_root(synthetic_root, validation=0.25), out, settings, workers=2)
     return PreparedData.open(out)
+
+
+@pytest.fixture(scope="session")
+def prepared_project(tmp_path_factory) -> Path:
+    """The project's files as a repository of its own, with the `test` profile and its data prepared: to be copied.
+
+    One for all processes that run tests.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "prepared_project"
+    with FileLock(shared / "prepared_project.lock"):
+        if not folder.exists():
+            made = checkout(tmp_path_factory.mktemp("project") / "made")
+            run("dvc", "repro", "-q", "prepare", cwd=made)
+            commit(made, "prepared")
+            made.rename(folder)
+    return folder
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ from gesturepose.references.gesture_only import gesture_predictions
 from gesturepose.references.pose_lstm import LSTM_WIDTH, FramePoses
 from gesturepose.significance import holm, mcnemar
 from gesturepose.skeleton import JOINTS
-from test_dag import PROJECT, edit
+from project import PROJECT, edit
 
 REFERENCES = ("lstm_annotated", "lstm_predicted", "colour", "flow", "hp", "hp_ac")
 

@@ -2,34 +2,17 @@
 
 import json
 import runpy
+import shutil
 import sys
 
-import grimp
 import pandas as pd
 import pytest
 import yaml
 from mlflow import MlflowClient
 
-from test_dag import PROJECT, checkout, edit, imported_files, run, stages_run
+from project import PROJECT, edit, run, stages_run
 
 NESTED = PROJECT / "pipelines/ablation"
-
-
-def test_code_dependencies_are_the_imports():
-    graph = grimp.build_graph("gesturepose", cache_dir=None)
-    stages = yaml.safe_load((NESTED / "dvc.yaml").read_text())["stages"]
-    scripts = set()
-    for name, stage in stages.items():
-        script = next(PROJECT / word for word in stage["cmd"].split() if word.endswith(".py"))
-        scripts.add(script)
-        code = {PROJECT / path for path in stage["deps"] if path.startswith(("src/", "pipelines/"))}
-        used = imported_files(script, graph) | {script}
-        covered = {file for file in used if any(file == path or path in file.parents for path in code)}
-        assert used - covered - {PROJECT / "src/gesturepose/__init__.py"} == set(), f"{name}: imported, no dependency"
-        templates = {path for path in code if path.name == "result_templates"}
-        idle = {path for path in code - templates if not any(file == path or path in file.parents for file in used)}
-        assert idle == set(), f"{name}: a dependency, and not imported"
-    assert scripts == set(NESTED.glob("*.py"))
 
 
 def test_the_root_pipeline_needs_none_of_it():
@@ -46,8 +29,8 @@ def test_settings_that_the_tables_vary_are_no_params_of_their_cells(params):
     assert listed == set(type(params.network).model_fields) - varied - {"weights"}  # the trunk's file stands for those
 
 
-def test_the_nested_pipeline_runs(tmp_path, monkeypatch, capsys):
-    folder = checkout(tmp_path)
+def test_the_nested_pipeline_runs(prepared_project, tmp_path, monkeypatch, capsys):
+    folder = shutil.copytree(prepared_project, tmp_path / "project", symlinks=True)
     edit(folder / "params.yaml", "rows: [multi_scale, complete]", "rows: [complete]")
     done = run("dvc", "repro", "pipelines/ablation/dvc.yaml", cwd=folder)
     own = sorted(name.split(":")[1] for name in stages_run(done) if "ablation" in name)

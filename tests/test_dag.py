@@ -2,9 +2,7 @@
 
 import ast
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,8 +12,8 @@ import yaml
 from mlflow import MlflowClient
 
 from gesturepose.provenance import read_pipeline
+from project import PROJECT, checkout, edit, run, stages_run
 
-PROJECT = Path(__file__).parent.parent
 STAGES = ["generate", "prepare", "backbone", "finetune", "train", "evaluate", "report"]
 # They watch a stage and have no part in its result, or only carry values that DVC compares itself.
 EXEMPT = (
@@ -43,52 +41,36 @@ def imported_files(script, graph):
     return {file for file in files if file.read_text().strip()}
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_code_dependencies_are_the_imports(stage):
-    declared = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"][stage]["deps"]
-    code = {PROJECT / path for path in declared if path.startswith(("src/", "pipelines/"))}
-    script = PROJECT / "pipelines" / f"{stage}.py"
-    used = imported_files(script, grimp.build_graph("gesturepose", cache_dir=None)) | {script}
-    covered = {file for file in used if any(file == path or path in file.parents for path in code)}
-    initial = PROJECT / "src/gesturepose/__init__.py"
-    assert used - covered - {initial} == set(), "imported, and no dependency"
-    templates = PROJECT / "src/gesturepose/templates"
-    idle = {path for path in code - {templates} if not any(file == path or path in file.parents for file in used)}
+@pytest.fixture(scope="module")
+def graph():
+    return grimp.build_graph("gesturepose", cache_dir=None)
+
+
+def stages_with_files():
+    """Each stage of the root pipeline and the nested ones, one of its cells where it is a matrix."""
+    files = ["dvc.yaml", *sorted(path.relative_to(PROJECT).as_posix() for path in PROJECT.glob("pipelines/*/dvc.yaml"))]
+    return [(file, name) for file in files for name in yaml.safe_load((PROJECT / file).read_text())["stages"]]
+
+
+@pytest.mark.parametrize(("file", "name"), stages_with_files())
+def test_code_dependencies_are_the_imports(graph, file, name):
+    stage = yaml.safe_load((PROJECT / file).read_text())["stages"][name]
+    code = {PROJECT / path for path in stage["deps"] if path.startswith(("src/", "pipelines/"))}
+    script = next(PROJECT / word for word in stage["cmd"].split() if word.endswith(".py"))
+    used = imported_files(script, graph) | {script}
+    covered = {found for found in used if any(found == path or path in found.parents for path in code)}
+    assert used - covered - {PROJECT / "src/gesturepose/__init__.py"} == set(), "imported, and no dependency"
+    templates = {path for path in code if path.name in ("templates", "result_templates")}
+    idle = {path for path in code - templates if not any(found == path or path in found.parents for found in used)}
     assert idle == set(), "a dependency, and not imported"
 
 
-def run(*command, cwd, check=True):
-    bin_folder = Path(sys.executable).parent
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "MLFLOW_"))}
-    environment |= {"PATH": f"{bin_folder}{os.pathsep}{environment['PATH']}", "DVC_NO_ANALYTICS": "1"}
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
-    if check and done.returncode:
-        raise AssertionError(f"{' '.join(command)} exited with {done.returncode}\n{done.stdout}\n{done.stderr}")
-    return done
-
-
-def checkout(folder):
-    """The project's files as a repository of its own, with the `test` profile."""
-    listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", cwd=PROJECT).stdout
-    for name in filter(None, listed.split("\0")):
-        if (PROJECT / name).exists() and not name.startswith("reports/") and not name.endswith("dvc.lock"):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(PROJECT / name, folder / name)
-    run("gesturepose", "profile", "test", cwd=folder)
-    run("git", "init", "-q", cwd=folder)
-    run("git", "add", "-A", cwd=folder)
-    run("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qm", "start", cwd=folder)
-    return folder
-
-
-def stages_run(done):
-    return [line.split("'")[1].split("@")[0] for line in done.stdout.splitlines() if line.startswith("Running stage '")]
-
-
-def edit(path, old, new):
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
+def test_every_script_of_a_pipeline_is_a_stage():
+    commands = [
+        yaml.safe_load((PROJECT / file).read_text())["stages"][name]["cmd"] for file, name in stages_with_files()
+    ]
+    scripts = {PROJECT / word for command in commands for word in command.split() if word.endswith(".py")}
+    assert scripts == {path for path in PROJECT.glob("pipelines/**/*.py") if path.name != "__init__.py"}
 
 
 @pytest.fixture(scope="module")

@@ -3,37 +3,22 @@
 import json
 import shutil
 
-import grimp
 import pytest
-import yaml
 from dvc.repo import Repo
 
 from gesturepose.params import set_values
 from gesturepose.provenance import file_digest
-from test_dag import PROJECT, checkout, imported_files, run
+from project import commit, run
 
 NESTED = "pipelines/search/dvc.yaml"
 FILES = ["trials.csv", "metrics.json", "index.html", "plots.html", "figures/history.png", "figures/front.png"]
 
 
-def test_code_dependencies_are_the_imports():
-    (stage,) = yaml.safe_load((PROJECT / NESTED).read_text())["stages"].values()
-    script = PROJECT / "pipelines/search/search.py"
-    used = imported_files(script, grimp.build_graph("gesturepose", cache_dir=None)) | {script}
-    used -= {PROJECT / "src/gesturepose/__init__.py"}
-    paths = {PROJECT / path for path in stage["deps"] if path.startswith(("src/", "pipelines/"))}
-    covered = {file for file in used if any(file == path or path in file.parents for path in paths)}
-    assert used - covered == set(), "imported, and no dependency"
-    templates = PROJECT / "src/gesturepose/result_templates"
-    idle = {path for path in paths - {templates} if not any(file == path or path in file.parents for file in used)}
-    assert idle == set(), "a dependency, and not imported"
-
-
 @pytest.fixture(scope="module")
-def reproduced(tmp_path_factory):
-    folder = checkout(tmp_path_factory.mktemp("project"))
+def reproduced(prepared_project, tmp_path_factory):
+    folder = shutil.copytree(prepared_project, tmp_path_factory.mktemp("search") / "project", symlinks=True)
     set_values({"search.fixed": {}, "search.trials": 3, "search.random_trials": 2}, folder / "params.yaml")
-    run("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qam", "short", cwd=folder)
+    commit(folder, "short")
     run("dvc", "repro", NESTED, cwd=folder)
     return folder
 

@@ -1,50 +1,27 @@
 """The nested pipeline of the curves: run by the runner, not by the root pipeline; a new ratio runs new cells alone."""
 
 import json
+import shutil
 
-import grimp
 import pandas as pd
 import pytest
-import yaml
 from dvc.repo import Repo
 from mlflow import MlflowClient
 
 from gesturepose.cells import all_cells
 from gesturepose.params import load_params
 from gesturepose.provenance import file_digest
-from test_dag import PROJECT, checkout, edit, imported_files, run
+from project import commit, edit, run
 
 NESTED = "pipelines/weak/dvc.yaml"
 
 
-def declared():
-    """Code dependencies by script, of every stage that runs it."""
-    found = {}
-    for stage in yaml.safe_load((PROJECT / NESTED).read_text())["stages"].values():
-        script = next(part for part in stage["cmd"].split() if part.endswith(".py"))
-        code = {path for path in stage["deps"] if path.startswith(("src/", "pipelines/"))}
-        found.setdefault(script, []).append(code)
-    return found
-
-
-@pytest.mark.parametrize("script", sorted(declared()))
-def test_code_dependencies_are_the_imports(script):
-    used = imported_files(PROJECT / script, grimp.build_graph("gesturepose", cache_dir=None)) | {PROJECT / script}
-    used -= {PROJECT / "src/gesturepose/__init__.py"}
-    templates = PROJECT / "src/gesturepose/result_templates"
-    for code in declared()[script]:
-        paths = {PROJECT / path for path in code}
-        covered = {file for file in used if any(file == path or path in file.parents for path in paths)}
-        assert used - covered == set(), "imported, and no dependency"
-        idle = {path for path in paths - {templates} if not any(file == path or path in file.parents for file in used)}
-        assert idle == set(), "a dependency, and not imported"
-
-
 @pytest.fixture(scope="module")
-def reproduced(tmp_path_factory):
-    folder = checkout(tmp_path_factory.mktemp("project"))
+def reproduced(prepared_project, tmp_path_factory):
+    folder = shutil.copytree(prepared_project, tmp_path_factory.mktemp("weak") / "project", symlinks=True)
+    (folder / ".gesturepose/mlflow.db").unlink()
     edit(folder / "params.yaml", "ratios: [0.4, 0.7]", "ratios: [0.4]")
-    run("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qam", "one ratio", cwd=folder)
+    commit(folder, "one ratio")
     return folder, run("gesturepose", "matrix", "weak", "--jobs", "2", cwd=folder)
 
 

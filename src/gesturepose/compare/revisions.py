@@ -111,7 +111,7 @@ def _resolve(name: str, root: Path) -> str:
             return str(resolve_rev(scm, name))
     except RevError:
         listed = (git(root, "for-each-ref", "--format=%(refname)") or b"").decode().split()
-        choices = [WORKSPACE, *(ref.split("/", 2)[2] for ref in listed if not ref.startswith("refs/exps/"))]
+        choices = [WORKSPACE, "HEAD", *(ref.split("/", 2)[2] for ref in listed if not ref.startswith("refs/exps/"))]
         choices += [ref.rsplit("/", 1)[1] for ref in listed if ref.startswith("refs/exps/")]
         near = difflib.get_close_matches(name, choices, n=3)
         hint = (

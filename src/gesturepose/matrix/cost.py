@@ -195,8 +195,8 @@ def describe(plan: Plan, estimated: Estimate | None) -> str:
             each = "never run here" if cost.seconds is None else duration(cost.seconds + estimated.start_seconds)
         lines.append(f"  {_title(group, plan):<20}{in_all:>7}{to_run:>8}  {each}".rstrip())
     perhaps = [stage for stage in running if not stage.changed]
-    least = f"{duration(estimated.least_seconds)} to " if perhaps else ""
-    lines.append(f"time: about {least}{duration(estimated.seconds)}, {estimated.jobs} at once")
+    spans = dict.fromkeys(map(duration, (estimated.least_seconds if perhaps else estimated.seconds, estimated.seconds)))
+    lines.append(f"time: about {' to '.join(spans)}, {estimated.jobs} at once")
     if perhaps:
         lines.append(
             f"  {len(perhaps)} of the stages are skipped where those before them leave their files as they were"

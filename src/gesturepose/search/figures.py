@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping
 from typing import Any, Final
@@ -10,6 +11,7 @@ import optuna
 import optuna.visualization as interactive
 import optuna.visualization.matplotlib as pictures
 from matplotlib.figure import Figure
+from optuna.distributions import CategoricalDistribution
 from optuna.study import Study
 from optuna.trial import TrialState, create_trial
 
@@ -46,9 +48,16 @@ def png_figures(study: Study, names: list[str]) -> dict[str, bytes]:
             drawn = _drawn(study, name, pictures)
         axes = drawn if not hasattr(drawn, "flat") else drawn.flat[0]
         figure: Figure = axes.figure
-        figure.set_size_inches({"slices": 2.5 * len(figure.axes), "parallel": 16.0}.get(name, 9.0), 4.5)
-        if name == "importances":
-            figure.set_layout_engine("tight")  # its labels are long
+        figure.set_size_inches({"slices": 3.0 * len(figure.axes), "parallel": 16.0}.get(name, 9.0), 4.5)
+        for axis in (axes.xaxis for axes in figure.axes if name == "slices"):
+            if any("\\n" in label.get_text() for label in axis.get_ticklabels()):  # which are in quotes there
+                labels = [label.get_text().strip("'").replace("\\n", "\n") for label in axis.get_ticklabels()]
+                axis.set_ticks(axis.get_ticklocs(), labels)
+        # As they come, long labels are cut off.
+        if name in ("importances", "slices"):
+            figure.set_layout_engine("tight" if name == "importances" else "constrained")
+        if name == "parallel":
+            figure.subplots_adjust(left=0.05, bottom=0.3)
         found[name] = figure_png(figure)
     return found
 
@@ -71,6 +80,7 @@ def by_value(study: Study) -> Study:
 
 
 def _drawn(study: Study, name: str, kind: Any) -> Any:
+    study = _with_short_choices(study, "<br>" if kind is interactive else "\n")
     if name == "curves":
         return kind.plot_intermediate_values(study)
     if name == "front":
@@ -87,6 +97,22 @@ def _drawn(study: Study, name: str, kind: Any) -> Any:
     if name == "parallel":
         return kind.plot_parallel_coordinate(study)
     return kind.plot_slice(study)
+
+
+def _with_short_choices(study: Study, line_end: str) -> Study:
+    """The study with choices that are lists written line by line, so that labels of an axis stay apart."""
+
+    def label(choice: Any) -> Any:
+        return line_end.join(map(str, json.loads(choice))) if str(choice).startswith("[") else choice
+
+    found = optuna.create_study(study_name=study.study_name, directions=study.directions)
+    for trial in study.get_trials():
+        for key, kind in trial.distributions.items():
+            if isinstance(kind, CategoricalDistribution):
+                trial.distributions[key] = CategoricalDistribution([label(choice) for choice in kind.choices])
+                trial.params[key] = label(trial.params[key])
+        found.add_trial(trial)
+    return found
 
 
 def _with_values(study: Study, names: Mapping[str, str]) -> Study:
