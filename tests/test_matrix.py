@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -333,8 +334,9 @@ def test_an_estimate_takes_runs_with_the_present_settings_before_measured_steps(
     perhaps = Plan("cells", (planned("prepare"), *(planned(address, changed=False) for address in addresses)))
     least = estimate(perhaps, values, finished, 3, project, {"cells": cells})
     assert least.least_seconds == pytest.approx(100.0 + least.start_seconds) and least.seconds > least.least_seconds + 5
-    said = describe(perhaps, least)
-    assert f"time: about {duration(least.least_seconds)} to {duration(least.seconds)}, 3 at once" in said
+    said = describe(perhaps, replace(least, least_seconds=20.0, seconds=100.0))
+    assert "time: about 20 s to 2 min, 3 at once" in said
+    assert "time: about 2 min, 3 at once" in describe(perhaps, replace(least, least_seconds=110.0, seconds=120.0))
     assert "7 of the stages are skipped where" in said and "are skipped" not in describe(plan, found)
     trunk = build_trunk(params.network)
     network = build_network(params.network, trunk, gestures=45, image_size=params.prepare.image_size)

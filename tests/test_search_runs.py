@@ -128,7 +128,7 @@ def test_two_workers_keep_every_trial_and_the_tools_agree(project):
 
 
 def test_a_worker_that_is_killed_is_replaced_and_its_trial_goes_on_from_its_checkpoint(project):
-    edit(project / "params.yaml", "fixed: {}", "fixed: {train.epochs: 30}")
+    edit(project / "params.yaml", "fixed: {}", "fixed: {train.epochs: 15}")
     edit(project / "params.yaml", "pruner: median", "pruner: none")
     search = start(project, "--trials", "3", "--workers", "2")
 
@@ -143,12 +143,12 @@ def test_a_worker_that_is_killed_is_replaced_and_its_trial_goes_on_from_its_chec
     assert retried.params == victim.params
     curve = retried.user_attrs["gesturepose.curve"]
     known = victim.user_attrs["gesturepose.curve"]
-    assert len(curve) == 30 and {epoch: curve[epoch] for epoch in known} == known
+    assert len(curve) == 15 and {epoch: curve[epoch] for epoch in known} == known
     client, (parent,), trials = runs_of(project)
     assert parent.info.status == "FINISHED" and sorted(trials) == [0, 1, 2, 3]
     assert {n: r.info.status for n, r in trials.items()} == {n: "FINISHED" for n in states} | {victim.number: "KILLED"}
     history = client.get_metric_history(trials[retried.number].info.run_id, "value")
-    assert [metric.step for metric in history] == list(range(1, 31))
+    assert [metric.step for metric in history] == list(range(1, 16))
     # It went on: the epochs that it had from its checkpoint were logged at once, without being trained.
     intervals_ms = np.diff([metric.timestamp for metric in history])
     assert np.median(intervals_ms[: len(known) - 1]) < np.median(intervals_ms[len(known) :]) / 3
@@ -156,7 +156,7 @@ def test_a_worker_that_is_killed_is_replaced_and_its_trial_goes_on_from_its_chec
 
 
 def test_after_ctrl_c_and_after_the_search_itself_is_killed_the_same_command_goes_on(project):
-    edit(project / "params.yaml", "fixed: {}", "fixed: {train.epochs: 30}")
+    edit(project / "params.yaml", "fixed: {}", "fixed: {train.epochs: 15}")
     edit(project / "params.yaml", "pruner: median", "pruner: none")
     search = start(project, "--trials", "1", "--workers", "1")
     wait_for(lambda: trained(project, 2))
@@ -193,7 +193,7 @@ from gesturepose.search import runner
 
 def search(number):
     with open(f"said{number}", "w") as said, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        sys.argv = ["gesturepose", "search", "--trials", "8", "--workers", "1"]
+        sys.argv = ["gesturepose", "search", "--trials", "4", "--workers", "1"]
         main()
 
 if __name__ == "__main__":
@@ -214,8 +214,8 @@ def test_eight_searches_on_a_fresh_store_share_one_study(project):
     assert len(codes) == 8 and set(codes) <= {0, 1}, said  # 1: others still train the last ones
     assert 0 in codes and not any("Traceback" in text for text in said)
     study = study_of(project)
-    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 8
-    run("gesturepose", "search", "--trials", "8", cwd=project)  # whoever comes last settles all
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 4
+    run("gesturepose", "search", "--trials", "4", cwd=project)  # whoever comes last settles all
     _, (parent,), trials = runs_of(project)
     assert parent.info.status == "FINISHED" and {r.info.status for r in trials.values()} == {"FINISHED"}
 
