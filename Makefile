@@ -11,7 +11,7 @@ repro: $(READY)  ## run what is out of date of the whole pipeline
 	dvc repro dvc.yaml
 
 test: $(READY) lint  ## linters, types, import layers, then the tests
-	OMP_NUM_THREADS=1 python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	ruff format --check .

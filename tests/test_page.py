@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from gesturepose import page
 from gesturepose.errors import InputError
 from gesturepose.evaluation import evaluate_predictions, save_predictions, write_evaluation
 from gesturepose.params import STREAMS, EvaluateSettings, apply_profile, load_params
 from gesturepose.structures import Predictions
+from project import PROJECT
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "source", "wbr"}
 REMOTE = ("http:", "https:", "//", "file:", "ftp:")
@@ -155,8 +157,14 @@ def test_it_names_its_data_seeds_settings_and_fingerprints(inputs, params, prepa
         assert word in text
     assert prepared.fingerprint in text and "dvc repro" in text
     assert f"{len(prepared.split('test'))} test videos" in text
-    for section, values in params.model_dump().items():
+    for section, values in params.model_dump(include=set(page.SECTIONS)).items():
         assert section in text and all(key in text for key in values)
+    assert "unpruned_epochs" not in text  # of another pipeline, whose page shows it
+
+
+def test_the_stage_depends_on_all_settings_that_the_page_shows():
+    stage = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]["report"]
+    assert set(stage["params"]) == set(page.SECTIONS)
 
 
 def test_the_banner_is_there_unless_the_data_is_fpha(inputs):
