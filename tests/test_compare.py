@@ -307,6 +307,7 @@ def test_a_dvc_experiment_is_a_revision(project: Path) -> None:
     shell(project, "git", "checkout", "-q", ".")
     found = compared(project, "second", "patient-otter")
     assert found.revisions[1].params["weak.train_steps"] == 900
+    shell(project, "git", "update-ref", "refs/stash", "HEAD")  # a name of git's own, with no branch's folder
     with pytest.raises(InputError, match=r"no revision 'patient-oter'.*\n.*Did you mean patient-otter"):
         compared(project, "patient-oter")
 
@@ -328,6 +329,7 @@ def test_the_project_may_lie_below_the_repositorys_top(curve_template: Path, tmp
         ([], "no revision to compare"),
         (["frist"], r"no revision 'frist'(.|\n)*Did you mean first"),
         (["wrkspace"], r"Did you mean workspace"),
+        (["HAED"], r"Did you mean HEAD"),
         (["--help"], "no revision '--help'"),
         (["first", "first"], "first and first are the same revision"),
         (["workspace", "third", "workspace"], "workspace and workspace are the same revision"),

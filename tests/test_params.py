@@ -103,6 +103,19 @@ def test_ill_typed_and_impossible_values_are_refused(file, old, new, words):
     assert words in message and re.search(rf"{re.escape(str(file))}:\d+: ", message)
 
 
+def test_every_entry_that_is_refused_is_told_and_each_value_once(file):
+    line = edit(file, "rows: [baseline, multi_scale", "rows: [base_line, multi_scael")
+    message = refusal(file)
+    assert message.count(f"{file}:{line}: ablation.rows is ") == 2 == message.count(" ablation.rows")
+    assert '"base_line"' in message and '"multi_scael"' in message
+
+
+@pytest.mark.parametrize("key", ["1", "true", "~"])
+def test_a_key_that_is_no_text_is_refused(file, key):
+    line = edit(file, "  epochs: 20", f"  {key}: 20")
+    assert f"{file}:{line}: the key {'null' if key == '~' else key} is no name of a setting" in refusal(file)
+
+
 def test_a_missing_section_and_broken_yaml(file):
     text = file.read_text()
     file.write_text(text[: text.index("evaluate:")])

@@ -2,15 +2,17 @@
 
 import json
 import multiprocessing
+import re
 from pathlib import Path
 
 import numpy as np
 import optuna
 import pytest
 import torch
+from optuna.distributions import CategoricalDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 from ruamel.yaml import YAML
 
 from gesturepose.backbone import initial_trunk
@@ -18,7 +20,7 @@ from gesturepose.data.labels import labelled_videos
 from gesturepose.errors import InputError
 from gesturepose.experiment import fit
 from gesturepose.params import PARAMS_FILE, Params, load_params, set_values, with_values
-from gesturepose.search import pruning
+from gesturepose.search import figures, pruning
 from gesturepose.search.pruning import build_pruner, prunes, replay
 from gesturepose.search.space import distributions, label_cost, settings_of, suggested_from, trial_params
 from gesturepose.search.storage import VARIABLE, Journal, open_storage, shown_name, whole_length
@@ -80,49 +82,47 @@ def test_settings_go_into_the_file_and_come_back(params, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "key", "words"),
     [
         (
             {"space": {"loss.deph": {"low": 1, "high": 2}}},
-            "space.loss.deph: no setting of a trial, .*did you mean loss.depth",
+            "loss.deph",
+            "no setting of a trial, .*did you mean loss.depth",
         ),
-        ({"space": {"weak.segments": {"low": 3, "high": 5}}}, "space.weak.segments: no setting of a trial"),
-        ({"space": {"loss.depth": {"low": 0.2, "high": 0.1}}}, "space.loss.depth: low 0.2 is not below high 0.1"),
-        ({"space": {"loss.depth": {"low": 0, "high": 0.1, "log": True}}}, "low 0 has no logarithm"),
-        ({"space": {"loss.depth": {"low": 0.1}}}, "write {low"),
-        ({"space": {"loss.depth": {"choices": [0.1, 0.2], "log": True}}}, "choices stand alone"),
-        ({"space": {"loss.depth": {"choices": [0.1, 0.1]}}}, "stands in choices twice"),
-        ({"space": {"loss.depth": {"choices": [0.1]}}}, "space.loss.depth: choices has to have two entries or more"),
+        ({"space": {"weak.segments": {"low": 3, "high": 5}}}, "weak.segments", "no setting of a trial"),
+        ({"space": {"loss.depth": {"low": 0.2, "high": 0.1}}}, "loss.depth", "low 0.2 is not below high 0.1"),
+        ({"space": {"loss.depth": {"low": 0, "high": 0.1, "log": True}}}, "loss.depth", "low 0 has no logarithm"),
+        ({"space": {"loss.depth": {"low": 0.1}}}, "loss.depth", "write {low"),
+        ({"space": {"loss.depth": {"choices": [0.1, 0.2], "log": True}}}, "loss.depth", "choices stand alone"),
+        ({"space": {"loss.depth": {"choices": [0.1, 0.1]}}}, "loss.depth", "stands in choices twice"),
+        ({"space": {"loss.depth": {"choices": [0.1]}}}, "loss.depth", "two entries or more"),
         (
             {"space": {"loss.depth": {"low": "a", "high": 2}}},
-            'space.loss.depth.low is "a": input should be a valid number',
+            "low",
+            'loss.depth.low is "a": input should be a valid number',
         ),
-        (
-            {"space": {"loss.depth": {"low": 1, "hihg": 2}}},
-            "unknown key .*hihg; did you mean search.space.loss.depth.high",
-        ),
-        (
-            {"space": {"network.iterations": {"low": 1, "high": 6}}},
-            "space.network.iterations: it cannot be 6: .*less than",
-        ),
-        ({"space": {"network.iterations": {"low": 1.5, "high": 3}}}, "space.network.iterations: it cannot be 1.5"),
-        ({"space": {"network.streams": {"choices": [["zero"], ["second"]]}}}, "space.network.streams: it cannot be"),
-        ({"space": {}}, "at least 1"),
-        ({"fixed": {"train.epoch": 3}}, "fixed.train.epoch: no setting .*did you mean train.epochs"),
-        ({"fixed": {"loss.depth": 0.1}}, "fixed.loss.depth: .*stands in space and in fixed"),
-        ({"objective": "best"}, "objective"),
-        ({"objective": "cheapest"}, "objective: .*neither labels.pose nor labels.gesture"),
+        ({"space": {"loss.depth": {"low": 1, "hihg": 2}}}, "hihg", "did you mean search.space.loss.depth.high"),
+        ({"space": {"network.iterations": {"low": 1, "high": 6}}}, "network.iterations", "cannot be 6: .*less than"),
+        ({"space": {"network.iterations": {"low": 1.5, "high": 3}}}, "network.iterations", "cannot be 1.5"),
+        ({"space": {"network.streams": {"choices": [["zero"], ["second"]]}}}, "network.streams", "cannot be"),
+        ({"space": {}}, "space", "at least 1"),
+        ({"fixed": {"train.epoch": 3}}, "train.epoch", "fixed.train.epoch: no setting .*did you mean train.epochs"),
+        ({"fixed": {"loss.depth": 0.1}}, "loss.depth", "fixed.loss.depth: .*stands in space and in fixed"),
+        ({"objective": "best"}, "objective", "objective"),
+        ({"objective": "cheapest"}, "objective", "neither labels.pose nor labels.gesture"),
         (
             {"space": {"labels.pose": {"low": 0.2, "high": 1.0}, "labels.gesture": {"choices": [0.2, 0.5]}}},
-            "space.labels.pose: .*no trial may withhold both",
+            "labels.pose",
+            "no trial may withhold both",
         ),
         (
             {"space": {"labels.pose": {"low": 0.2, "high": 1.0}}, "fixed": {"labels.gesture": 0.5}},
+            "labels.gesture",
             "fixed.labels.gesture: .*is fixed below 1, and labels.pose has no value of 1",
         ),
     ],
 )
-def test_a_space_that_cannot_be_searched_is_refused_with_its_line(tmp_path, changes, words):
+def test_a_space_that_cannot_be_searched_is_refused_with_its_line(tmp_path, changes, key, words):
     file = tmp_path / "params.yaml"
     tree = YAML().load((Path(__file__).parents[1] / PARAMS_FILE).read_text())
     tree["search"].update(changes)
@@ -130,8 +130,21 @@ def test_a_space_that_cannot_be_searched_is_refused_with_its_line(tmp_path, chan
     with pytest.raises(InputError, match=words) as caught:
         load_params(file)
     (said,) = [line for line in str(caught.value).splitlines() if "params.yaml:" in line]  # one, not one a type
-    line = file.read_text().splitlines()[int(said.split(":")[1]) - 1]
-    assert f"{line.partition(':')[0].strip()}" in said.split(":")[2]
+    line = file.read_text().splitlines()[int(re.search(r"params\.yaml:(\d+): ", said)[1]) - 1]
+    assert line.strip().startswith(f"{key}:")
+
+
+def test_choices_that_are_lists_stand_line_by_line_on_the_figures():
+    study = optuna.create_study()
+    space = {"steps": CategoricalDistribution(["[]", "[0.6, 0.85]"]), "share": CategoricalDistribution(["all", False])}
+    for steps, share in (("[]", False), ("[0.6, 0.85]", "all")):
+        study.add_trial(create_trial(value=0.5, params={"steps": steps, "share": share}, distributions=space))
+    found = figures.with_short_choices(study, "<br>")
+    assert [trial.params for trial in found.trials] == [
+        {"steps": "none", "share": False},
+        {"steps": "0.6<br>0.85", "share": "all"},
+    ]
+    assert [trial.params["steps"] for trial in study.trials] == ["[]", "[0.6, 0.85]"]  # as it was
 
 
 def test_settings_that_do_not_fit_together_are_refused(params):

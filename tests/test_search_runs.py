@@ -187,14 +187,16 @@ def test_after_ctrl_c_and_after_the_search_itself_is_killed_the_same_command_goe
 
 # Eight processes that have imported all they need, so that they come to the store at once.
 EIGHT = """
-import contextlib, multiprocessing, sys
+import multiprocessing, os, sys
 from gesturepose.cli import main
 from gesturepose.search import runner
 
 def search(number):
-    with open(f"said{number}", "w") as said, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        sys.argv = ["gesturepose", "search", "--trials", "4", "--workers", "1"]
-        main()
+    said = os.open(f"said{number}", os.O_WRONLY | os.O_CREAT)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    sys.argv = ["gesturepose", "search", "--trials", "4", "--workers", "1"]
+    main()
 
 if __name__ == "__main__":
     context = multiprocessing.get_context("fork")
@@ -202,6 +204,8 @@ if __name__ == "__main__":
     for process in searches:
         process.start()
     for process in searches:
+        process.join({LIMIT_S})
+        process.kill()  # one that hangs
         process.join()
     print(*(process.exitcode for process in searches))
 """
@@ -209,7 +213,10 @@ if __name__ == "__main__":
 
 def test_eight_searches_on_a_fresh_store_share_one_study(project):
     (project / ".gesturepose/mlflow.db").unlink()
-    codes = [int(code) for code in run(sys.executable, "-c", EIGHT, cwd=project).stdout.split()]
+    codes = [
+        int(code)
+        for code in run(sys.executable, "-c", EIGHT.replace("{LIMIT_S}", str(LIMIT_S)), cwd=project).stdout.split()
+    ]
     said = [(project / f"said{number}").read_text() for number in range(8)]
     assert len(codes) == 8 and set(codes) <= {0, 1}, said  # 1: others still train the last ones
     assert 0 in codes and not any("Traceback" in text for text in said)

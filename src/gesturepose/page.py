@@ -40,10 +40,7 @@ CONTENTS: Final = (
     ("settings", "Settings"),
     ("reproduce", "Reproduce"),
 )
-# The settings of the root pipeline, which the page shows; those of the nested ones stand on their pages.
-SECTIONS: Final = (
-    "data", "generate", "prepare", "network", "loss", "augment", "runtime", "finetune", "train", "labels", "evaluate",
-)  # fmt: skip
+_NESTED: Final = {"weak", "ablation", "search"}  # sections of other pipelines, which stand on their pages
 _SCORES: Final = ("pck_20", "pck_25", "pck_30", "auc", "mean_error_mm")
 _REQUIRED: Final = (  # in metrics.json
     *(f"gesture.{key}{end}" for key in ("accuracy", "macro_accuracy") for end in ("", "_low", "_high")),
@@ -129,7 +126,7 @@ def read_inputs(
     if metrics["data"]["name"] != data.name or unknown:
         raise InputError("is not of the prepared data", file=evaluation / "metrics.json", hint=_again("evaluate"))
     archive = load_predictions(predictions)
-    settings = json.dumps(params.model_dump(mode="json", include=set(SECTIONS)), sort_keys=True).encode()
+    settings = json.dumps(shown_settings(params), sort_keys=True).encode()
     fingerprints = (
         ("prepared data", data.fingerprint),
         ("settings", hashlib.sha256(settings).hexdigest()),
@@ -221,9 +218,14 @@ def render_page(inputs: PageInputs) -> str:
         conventions=tuple(CONVENTIONS.items()),
         settings=[
             (section, [(key, _setting(value)) for key, value in values.items()])
-            for section, values in params.model_dump(mode="json", include=set(SECTIONS)).items()
+            for section, values in shown_settings(params).items()
         ],
     )
+
+
+def shown_settings(params: Params) -> dict[str, dict[str, Any]]:
+    """The settings of the root pipeline, which its page shows."""
+    return params.model_dump(mode="json", exclude=_NESTED)
 
 
 def percent(share: float) -> str:

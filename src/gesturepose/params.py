@@ -66,6 +66,7 @@ def _rises(shares: tuple[float, ...]) -> tuple[float, ...]:
     return shares
 
 
+Location = tuple[str | int, ...]  # of a value in params.yaml: keys, and indices of lists
 StepsAt = Annotated[tuple[Share, ...], AfterValidator(_rises)]
 
 
@@ -477,12 +478,12 @@ def _validated(tree: CommentedMap, path: Path) -> Params:
         # JSON mode: strict types, and lists become tuples.
         return Params.model_validate_json(json.dumps(tree))
     except ValidationError as error:
-        problems: dict[tuple[str, ...], str] = {}
-        for problem in error.errors():
-            at = _location(problem, tree)
-            problems.setdefault(at, _explain(problem, at, tree, path))
+        problems = [
+            f"{path}:{line}: {said}" if (line := _line_of(tree, at)) else f"{path}: {said}"
+            for at, said in _explained(error, tree).items()
+        ]
         raise InputError(
-            "\n".join(problems.values()), hint="The keys and their ranges are in src/gesturepose/params.py."
+            "\n".join(problems), hint="The keys and their ranges are in src/gesturepose/params.py."
         ) from None
     except TypeError as error:  # a date or another YAML type that JSON does not have
         raise InputError(f"a value has a type that no setting has: {error}", file=path) from None
@@ -501,7 +502,7 @@ def with_values(params: Params, values: Mapping[str, Any]) -> Params:
     try:
         return Params.model_validate_json(json.dumps(tree))
     except ValidationError as error:
-        said = "; ".join(f"{'.'.join(_location(found, tree))}: {found['msg']}" for found in error.errors())
+        said = "; ".join(_explained(error, tree).values())
         raise InputError(f"{', '.join(f'{k} {_short(v)}' for k, v in values.items())} do not fit: {said}") from None
 
 
@@ -595,51 +596,63 @@ def _read_commented(path: Path) -> CommentedMap:
         raise InputError(f"not valid YAML: {error.problem}", file=path, line=line) from None
     if not isinstance(tree, CommentedMap):
         raise InputError("expected sections such as `data:` and `train:`", file=path)
+    _check_keys(tree, path)
     return tree
 
 
-def _location(problem: Any, tree: Mapping[str, Any]) -> tuple[str, ...]:
-    """The keys down to the value that one of pydantic's findings is about."""
-    keys = [part for part in problem["loc"] if isinstance(part, str)]
-    if problem["type"] == "value_error" and isinstance(error := problem["ctx"]["error"], _Misfit):
-        keys += error.at
-    if problem["type"] != "missing":  # below a value there are the types that it could have had
-        keys = keys[: _depth(tree, keys)]
-    return tuple(keys)
+def _check_keys(tree: CommentedMap, path: Path) -> None:
+    """Refuse keys that YAML takes for a number, a truth value or nothing."""
+    for key, value in tree.items():
+        if not isinstance(key, str):
+            raise InputError(f"the key {_short(key)} is no name of a setting", file=path, line=tree.lc.key(key)[0] + 1)
+        if isinstance(value, CommentedMap):
+            _check_keys(value, path)
 
 
-def _depth(tree: Mapping[str, Any], keys: Sequence[str]) -> int:
-    """How many of `keys` there are, one in the other."""
+def _explained(error: ValidationError, tree: Mapping[str, Any]) -> dict[Location, str]:
+    """One sentence for each value that pydantic refuses, by where it is."""
+    found: dict[Location, str] = {}
+    for problem in error.errors():
+        at: Location = tuple(problem["loc"])
+        if problem["type"] not in ("missing", "extra_forbidden"):
+            at = at[: _depth(tree, at)]  # below a value there are the types that it could have had
+        if problem["type"] == "value_error" and isinstance(refused := problem["ctx"]["error"], _Misfit):
+            at += refused.at
+        found.setdefault(at, _explain(problem, [part for part in at if isinstance(part, str)]))
+    return found
+
+
+def _depth(tree: Mapping[str, Any], at: Location) -> int:
+    """How many parts of `at` there are, one in the other."""
     node: Any = tree
-    for depth, key in enumerate(keys):
-        if not isinstance(node, Mapping) or key not in node:
+    for depth, part in enumerate(at):
+        inside = part in node if isinstance(node, Mapping) else isinstance(part, int) and isinstance(node, list)
+        if not inside:
             return depth
-        node = node[key]
-    return len(keys)
+        node = node[part]
+    return len(at)
 
 
-def _explain(problem: Any, location: Sequence[str], tree: CommentedMap, path: Path) -> str:
+def _explain(problem: Any, keys: Sequence[str]) -> str:
     """One sentence for one of pydantic's findings."""
-    key = ".".join(location)
-    line = _line_of(tree, location)
-    place = f"{path}:{line}: " if line else f"{path}: "
+    key = ".".join(keys)
     if problem["type"] == "extra_forbidden":
         known = _known_keys()
         if key.startswith("search.space."):
-            known = [".".join([*location[:-1], name]) for name in SearchDimension.model_fields]
+            known = [".".join([*keys[:-1], name]) for name in SearchDimension.model_fields]
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        return f"{place}unknown key {key}" + (f"; did you mean {near[0]}?" if near else "")
+        return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "")
     if problem["type"] == "missing":
-        return f"{place}the key {key} is missing"
+        return f"the key {key} is missing"
     if problem["type"] == "value_error":
-        return f"{place}{key + ': ' if key else ''}{problem['ctx']['error']}"
-    return f"{place}{key} is {_short(problem['input'])}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+        return f"{key + ': ' if key else ''}{problem['ctx']['error']}"
+    return f"{key} is {_short(problem['input'])}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
 
 
-def _line_of(tree: CommentedMap, location: Sequence[str]) -> int | None:
+def _line_of(tree: CommentedMap, at: Location) -> int | None:
     line: int | None = None
     node: Any = tree
-    for part in location:
+    for part in at:
         if not isinstance(node, CommentedMap) or part not in node:
             break
         line, node = node.lc.key(part)[0] + 1, node[part]

@@ -13,17 +13,13 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel
 
 from gesturepose.errors import InputError
 from gesturepose.processes import enclosing_dvc_process
-
-if TYPE_CHECKING:
-    from dvc.dependency import ParamsDependency
 
 UNKNOWN = "unknown"
 CODE_FOLDERS = ("src", "pipelines")
@@ -40,15 +36,10 @@ class StageRecord:
 
     address: str  # `train`, or `pipelines/weak/dvc.yaml:cell@0` where dvc.yaml is not the project's own
     command: str
+    params: Mapping[str, Any]
     code: tuple[str, ...]
     data: tuple[str, ...]
     outs: tuple[str, ...]
-    _params: tuple[ParamsDependency, ...] = field(default=(), repr=False, compare=False)
-
-    @cached_property
-    def params(self) -> Mapping[str, Any]:
-        """`file:key` → value, as they are at the first look: for all cells of a matrix that takes DVC seconds."""
-        return {f"{file.def_path}:{key}": value for file in self._params for key, value in file.read_params().items()}
 
 
 @dataclass(frozen=True)
@@ -125,6 +116,7 @@ def read_pipeline(root: Path) -> Pipeline:
         return Pipeline(root, ())
     stages: list[StageRecord] = []
     out_md5: dict[str, str | None] = {}
+    values: dict[tuple[str, ...], Mapping[str, Any]] = {}  # read once for all cells of a matrix: DVC takes its time
     try:
         # Reading stages needs no git, which may be absent. It needs DVC's lock: another dvc that ends a stage meanwhile
         # writes dvc.lock in place, and half of it would be read.
@@ -132,10 +124,16 @@ def read_pipeline(root: Path) -> Pipeline:
             for stage in repo.index.stages:
                 if not stage.cmd:
                     continue
-                params = tuple(found for found in stage.deps if isinstance(found, ParamsDependency))
-                paths = [
-                    _relative(found.fs_path, root) for found in stage.deps if not isinstance(found, ParamsDependency)
-                ]
+                params: dict[str, Any] = {}
+                paths: list[str] = []
+                for dependency in stage.deps:
+                    if isinstance(dependency, ParamsDependency):
+                        read = (dependency.fs_path, *dependency.params)
+                        if read not in values:
+                            values[read] = dependency.read_params()
+                        params |= {f"{dependency.def_path}:{key}": value for key, value in values[read].items()}
+                    else:
+                        paths.append(_relative(dependency.fs_path, root))
                 outs = {_relative(out.fs_path, root): out.hash_info.value for out in stage.outs}
                 out_md5 |= outs
                 file = _relative(stage.path, root)
@@ -143,7 +141,7 @@ def read_pipeline(root: Path) -> Pipeline:
                 code = tuple(path for path in paths if path.split("/")[0] in CODE_FOLDERS)
                 data = tuple(path for path in paths if path not in code)
                 address = stage.name if file == "dvc.yaml" else f"{file}:{stage.name}"
-                stages.append(StageRecord(address, command, code, data, tuple(outs), params))
+                stages.append(StageRecord(address, command, params, code, data, tuple(outs)))
     except NotDvcRepoError:
         return Pipeline(root, ())
     except DvcException as error:

@@ -110,9 +110,10 @@ def _resolve(name: str, root: Path) -> str:
         with Git(str(root)) as scm:
             return str(resolve_rev(scm, name))
     except RevError:
-        listed = (git(root, "for-each-ref", "--format=%(refname)") or b"").decode().split()
-        choices = [WORKSPACE, "HEAD", *(ref.split("/", 2)[2] for ref in listed if not ref.startswith("refs/exps/"))]
-        choices += [ref.rsplit("/", 1)[1] for ref in listed if ref.startswith("refs/exps/")]
+        named = ("refs/heads", "refs/tags", "refs/remotes")
+        listed = (git(root, "for-each-ref", "--format=%(refname:lstrip=2)", *named) or b"").decode().split()
+        experiments = (git(root, "for-each-ref", "--format=%(refname)", "refs/exps") or b"").decode().split()
+        choices = [WORKSPACE, "HEAD", *listed, *(ref.rsplit("/", 1)[1] for ref in experiments)]
         near = difflib.get_close_matches(name, choices, n=3)
         hint = (
             f"Did you mean {' or '.join(near)}?" if near else "`git log --oneline --all` and `dvc exp list` name them."

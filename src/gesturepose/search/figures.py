@@ -50,9 +50,9 @@ def png_figures(study: Study, names: list[str]) -> dict[str, bytes]:
         figure: Figure = axes.figure
         figure.set_size_inches({"slices": 3.0 * len(figure.axes), "parallel": 16.0}.get(name, 9.0), 4.5)
         for axis in (axes.xaxis for axes in figure.axes if name == "slices"):
-            if any("\\n" in label.get_text() for label in axis.get_ticklabels()):  # which are in quotes there
-                labels = [label.get_text().strip("'").replace("\\n", "\n") for label in axis.get_ticklabels()]
-                axis.set_ticks(axis.get_ticklocs(), labels)
+            labels = [label.get_text() for label in axis.get_ticklabels()]
+            if any(label.startswith("'") for label in labels):  # categories, as Python writes them
+                axis.set_ticks(axis.get_ticklocs(), [label.strip("'").replace("\\n", "\n") for label in labels])
         # As they come, long labels are cut off.
         if name in ("importances", "slices"):
             figure.set_layout_engine("tight" if name == "importances" else "constrained")
@@ -80,7 +80,7 @@ def by_value(study: Study) -> Study:
 
 
 def _drawn(study: Study, name: str, kind: Any) -> Any:
-    study = _with_short_choices(study, "<br>" if kind is interactive else "\n")
+    study = with_short_choices(study, "<br>" if kind is interactive else "\n")
     if name == "curves":
         return kind.plot_intermediate_values(study)
     if name == "front":
@@ -99,11 +99,13 @@ def _drawn(study: Study, name: str, kind: Any) -> Any:
     return kind.plot_slice(study)
 
 
-def _with_short_choices(study: Study, line_end: str) -> Study:
+def with_short_choices(study: Study, line_end: str) -> Study:
     """The study with choices that are lists written line by line, so that labels of an axis stay apart."""
 
     def label(choice: Any) -> Any:
-        return line_end.join(map(str, json.loads(choice))) if str(choice).startswith("[") else choice
+        if isinstance(choice, str) and choice.startswith("["):
+            return line_end.join(map(str, json.loads(choice))) or "none"
+        return choice
 
     found = optuna.create_study(study_name=study.study_name, directions=study.directions)
     for trial in study.get_trials():
