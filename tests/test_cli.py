@@ -361,3 +361,12 @@ def test_doctor_does_not_show_a_password(project: Path, gesturepose: Command, mo
     result = gesturepose("doctor")
     refused(result, "someone:***@127.0.0.1", "does not work")
     assert "secret" not in result.out + result.err
+
+
+def test_ctrl_c_is_answered(gesturepose: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gesturepose.params.load_params", interrupted)
+    found = gesturepose("doctor")
+    assert (found.code, found.err) == (130, "interrupted; the same command goes on from what is done\n")

@@ -6,13 +6,24 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from gesturepose.errors import exit_on_input_error
 
+
+class _Commands(TyperGroup):
+    """Mistakes and Ctrl-C are answered in a command: outside of it typer ends without a word."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with exit_on_input_error():
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -242,8 +253,7 @@ def doctor(
 
 def main() -> None:
     """The console script."""
-    with exit_on_input_error():
-        app()
+    app()
 
 
 if __name__ == "__main__":
